@@ -1,0 +1,144 @@
+"""Gaussians with any covariance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Self, final
+
+import torch
+from torch import Tensor
+
+from lamina.samplers.errors import ParameterError
+
+from .base import Box, Density, constant_like, normals
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Gaussian(Density):
+    """N(center, covariance) in any dimension from 1 on.
+
+    `from_covariance`, `correlated` and `stiff` are the convenient constructors.
+
+    Attributes:
+        covariance: Symmetric, positive definite, as a tuple of D rows.
+        center: The mean, as a tuple of D numbers.
+
+    Raises:
+        ParameterError: If the shapes disagree or the covariance is not symmetric positive definite.
+    """
+
+    covariance: tuple[tuple[float, ...], ...]
+    center: tuple[float, ...]
+    name: str = "gaussian"
+    reveals: str = "a wrong step-size convention, metric or acceptance rule: every moment is known"
+    _cholesky: Tensor = field(init=False, repr=False, compare=False)
+    _whitening: Tensor = field(init=False, repr=False, compare=False)
+
+    formula: ClassVar[str] = "1/2 (x - m)' inv(S) (x - m)"
+    source: ClassVar[str] = "textbook multivariate normal"
+
+    def __post_init__(self) -> None:
+        """Factor the covariance once; energies only multiply."""
+        dim = len(self.center)
+        if dim < 1 or [len(row) for row in self.covariance] != [dim] * dim:
+            raise ParameterError(
+                f"{self.name}: center and covariance must have sizes D and (D, D) with D >= 1; got "
+                f"{dim} and rows of {[len(row) for row in self.covariance]}. Make them agree."
+            )
+        covariance = torch.tensor(self.covariance, dtype=torch.float64)
+        cholesky, failed = torch.linalg.cholesky_ex(covariance)
+        if failed or not torch.allclose(covariance, covariance.T, rtol=1e-12, atol=0.0):
+            raise ParameterError(
+                f"{self.name}: the covariance must be symmetric positive definite; got {self.covariance}. "
+                "Check for a wrong sign or a repeated coordinate."
+            )
+        identity = torch.eye(dim, dtype=torch.float64)
+        object.__setattr__(self, "_cholesky", cholesky)
+        object.__setattr__(self, "_whitening", torch.linalg.solve_triangular(cholesky, identity, upper=False))
+
+    @classmethod
+    def from_covariance(
+        cls,
+        covariance: Tensor | Sequence[Sequence[float]],
+        center: Tensor | Sequence[float] | None = None,
+        *,
+        name: str = "gaussian",
+    ) -> Self:
+        """Build a Gaussian from a covariance, (D, D), and a mean, (D,), by default zero."""
+        rows = torch.as_tensor(covariance, dtype=torch.float64)
+        if rows.ndim != 2:
+            raise ParameterError(
+                f"{name}: the covariance must be a matrix (D, D); got shape {tuple(rows.shape)}."
+            )
+        middle = torch.zeros(len(rows)) if center is None else center
+        numbers = torch.as_tensor(middle, dtype=torch.float64).tolist()
+        return cls(covariance=tuple(map(tuple, rows.tolist())), center=tuple(numbers), name=name)
+
+    @classmethod
+    def correlated(cls, rho: float = 0.9) -> Self:
+        """Build a 2-D Gaussian with correlation rho, standard deviations 1 and 2, and mean (1, -1)."""
+        return cls(
+            covariance=((1.0, 2.0 * rho), (2.0 * rho, 4.0)),
+            center=(1.0, -1.0),
+            name="correlated_gaussian",
+            reveals="a wrong metric or its inverse, and samplers that take the mean to be zero",
+        )
+
+    @classmethod
+    def stiff(cls, dim: int = 10, condition_number: float = 1e4) -> Self:
+        """Build a centred Gaussian with variances spread evenly in logarithm around 1, off the axes.
+
+        The eigenvectors are those of the reflection that swaps (1, ..., 1) and its negative.
+        """
+        reach = 0.5 * math.log10(condition_number)
+        variances = torch.logspace(-reach, reach, dim, dtype=torch.float64)
+        reflection = torch.eye(dim, dtype=torch.float64) - 2.0 / dim
+        covariance = (reflection * variances) @ reflection
+        return cls(
+            covariance=tuple(map(tuple, (0.5 * (covariance + covariance.T)).tolist())),
+            center=(0.0,) * dim,
+            name="stiff_gaussian",
+            reveals="steps tied to the narrowest direction; only a dense metric helps",
+        )
+
+    @property
+    def dim(self) -> int:
+        """Number of coordinates."""
+        return len(self.center)
+
+    @property
+    def log_normalizer(self) -> float:
+        """D/2 log(2 pi) + 1/2 log det S."""
+        return 0.5 * self.dim * math.log(2.0 * math.pi) + float(self._cholesky.diagonal().log().sum())
+
+    @property
+    def mean(self) -> Tensor:
+        """The center."""
+        return torch.tensor(self.center, dtype=torch.float64)
+
+    @property
+    def second_moment(self) -> Tensor:
+        """S_dd + m_d^2."""
+        return torch.tensor(self.covariance, dtype=torch.float64).diagonal() + self.mean**2
+
+    @property
+    def plot_box(self) -> Box:
+        """Three and a half standard deviations around the mean."""
+        reach = 3.5 * self.variance[:2].sqrt()
+        lows, highs = (self.mean[:2] - reach).tolist(), (self.mean[:2] + reach).tolist()
+        return (lows[0], highs[0]), (lows[-1], highs[-1])  # in 1-D the only coordinate serves twice
+
+    def _energy(self, x: Tensor) -> Tensor:
+        white = (x - constant_like(self.mean, x)) @ constant_like(self._whitening, x).T
+        return 0.5 * white.square().sum(1)
+
+    def _draw(self, num: int, generator: torch.Generator) -> Tensor:
+        noise = normals(num, self.dim, generator)
+        return constant_like(self.mean, noise) + noise @ constant_like(self._cholesky, noise).T
+
+    def _marginal_cdf(self, d: int) -> Callable[[Tensor], Tensor]:
+        mean, std = self.center[d], math.sqrt(self.covariance[d][d])
+        return lambda x: torch.special.ndtr((x - mean) / std)

@@ -1,0 +1,68 @@
+"""Accept or reject: the one rule of all kernels (Metropolis et al. 1953, Hastings 1970).
+
+- NaN anywhere in the comparison rejects and is flagged as a divergence. So does a proposal of energy minus
+  infinity, from which no chain could ever leave.
+- Plus infinity as the proposed energy (outside the support) is a plain rejection.
+- An energy error beyond +-1000 is flagged as a divergence; it decides nothing.
+
+Nothing is replaced by zero, and no energy is clamped. The comparison is made in float64.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .kernel import Info, State
+
+DIVERGENCE_THRESHOLD = 1000.0
+"""|energy error| in nats beyond which a step is flagged (Stan's value)."""
+
+StateT = TypeVar("StateT", bound=State)
+
+
+def accept(
+    proposed: StateT, current: StateT, log_ratio: Tensor, uniform: Tensor, num_grad_evals: Tensor
+) -> tuple[StateT, Info]:
+    """Choose between two states, chain by chain.
+
+    Args:
+        proposed: Where the chains might go.
+        current: Where they are.
+        log_ratio: Log of the Metropolis-Hastings ratio, (C, 1), float64.
+        uniform: Uniform noise on (0, 1], (C, 1). Zero accepts every move that is not impossible, which is
+            how an unadjusted kernel keeps out of NaN.
+        num_grad_evals: Gradients spent on the proposal, (C, 1).
+
+    Returns:
+        The chosen state, and what happened.
+    """
+    is_undefined = torch.isnan(log_ratio) | (log_ratio == torch.inf)
+    log_ratio = torch.where(is_undefined, -torch.inf, log_ratio)
+    is_accepted = torch.log(uniform) < log_ratio
+    state = type(proposed)(*(torch.where(is_accepted, new, old) for new, old in zip(proposed, current, strict=True)))
+    is_large = (log_ratio.abs() > DIVERGENCE_THRESHOLD) & torch.isfinite(log_ratio)
+    info = Info(
+        accept_prob=torch.exp(torch.clamp(log_ratio, max=0.0)),
+        is_accepted=is_accepted,
+        is_divergent=is_undefined | is_large,
+        energy=state.energy,
+        energy_error=-log_ratio,
+        num_grad_evals=num_grad_evals,
+    )
+    return state, info
+
+
+def log_ratio(current: Tensor, proposed: Tensor, kinetic_change: Tensor) -> Tensor:
+    """Log Metropolis ratio from energies and the change of the kinetic energy, columns (C, 1), in float64.
+
+    For Langevin proposals, `kinetic_change` is log q(x'|x) - log q(x|x') in the form of kinetic energies.
+    """
+    return (current.double() - proposed.double()) - kinetic_change
+
+
+def half_square(r: Tensor) -> Tensor:
+    """|r|^2 / 2 of every row, a column (C, 1) in float64: kinetic energy of a whitened momentum."""
+    return 0.5 * r.double().square().sum(dim=-1, keepdim=True)

@@ -1,0 +1,91 @@
+"""Where a run stands, to continue it: positions, parameters and noise; never caches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import storage
+from .errors import StateError
+from .kernel import Kernel
+from .position import Layout, Position
+
+_KIND = "lamina chains"
+
+
+@dataclass(frozen=True)
+class Chains:
+    """Positions of all chains with what the next step needs besides the energy.
+
+    Energies and gradients are left out on purpose: they belong to an energy, whose weights may change.
+
+    Attributes:
+        matrix: Positions as one matrix (C, D).
+        layout: How the structured position lies in it.
+        params: Parameters of the kernel.
+        noise_state: `state_dict` of the noise source as it stands.
+        num_steps: Steps taken so far.
+    """
+
+    matrix: Tensor
+    layout: Layout
+    params: Any
+    noise_state: dict[str, Any]
+    num_steps: int
+
+    @property
+    def position(self) -> Position:
+        """The positions in the structure they were given in."""
+        return self.layout.unravel(self.matrix)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, in tensors and plain containers; `from_state_dict` is its inverse."""
+        keys = self.layout.keys
+        return {
+            "matrix": self.matrix,
+            "keys": None if keys is None else list(keys),
+            "events": [list(event) for event in self.layout.events],
+            "params": dict(self.params._asdict()),
+            "noise": self.noise_state,
+            "num_steps": self.num_steps,
+        }
+
+    @staticmethod
+    def from_state_dict(state: dict[str, Any], kernel: Kernel[Any]) -> Chains:
+        """Rebuild chains for the kernel that made them.
+
+        Raises:
+            StateError: If the state belongs to another kind of kernel, or lacks something.
+        """
+        try:
+            keys, matrix = state["keys"], state["matrix"]
+            layout = Layout(
+                None if keys is None else tuple(keys), tuple(torch.Size(event) for event in state["events"])
+            )
+            blank = kernel.init_params(layout.unravel(matrix))
+            if set(blank._fields) != set(state["params"]):
+                raise StateError(
+                    f"the stored chains have parameters {sorted(state['params'])}; {type(kernel).__name__} has "
+                    f"{sorted(blank._fields)}. Load them with the kind of kernel that made them."
+                )
+            params = blank._replace(**state["params"])
+            return Chains(matrix, layout, params, state["noise"], state["num_steps"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise StateError(f"this is no state of chains: {error!r}.") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the chains to a file, whole or not at all."""
+        storage.save(self.state_dict(), Path(path), kind=_KIND)
+
+    @staticmethod
+    def load(path: str | Path, kernel: Kernel[Any]) -> Chains:
+        """Read chains that `save` wrote, for the kind of kernel that made them.
+
+        Raises:
+            StateError: If the file is damaged, or does not fit the kernel.
+        """
+        return Chains.from_state_dict(storage.load(Path(path), kind=_KIND), kernel)

@@ -1,0 +1,190 @@
+"""The energy interface, and the target that kernels see.
+
+An energy is any callable from a position to one energy per chain, in nats: minus the log-density up to a
+constant. A function, a closure or an `nn.Module` will do. With a context (one row per chain) it is called as
+`energy(position, context)`. An energy that knows its gradient brings `value_and_grad` with the same arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from .errors import EnergyError, ParameterError
+from .position import Layout, Position, check_rows, rows
+
+
+class Energy(Protocol):
+    """A callable `(C, *event) -> (C,)`: minus the log-density up to a constant, in nats, one value per chain."""
+
+    def __call__(self, position: Any, /, *context: Any) -> Tensor:
+        """Return one energy per chain, shape (C,)."""
+        ...
+
+
+@runtime_checkable
+class HasValueAndGrad(Protocol):
+    """An energy that computes its own gradient."""
+
+    def value_and_grad(self, position: Any, /, *context: Any) -> tuple[Tensor, Position]:
+        """Return the energies (C,) and the gradient, in the structure of the position."""
+        ...
+
+
+def from_log_prob(log_prob: Callable[..., Tensor]) -> Energy:
+    """Adapt a log-density `(C, *event) -> (C,)` to the sign of an energy."""
+
+    def energy(position: Any, /, *context: Any) -> Tensor:
+        return -log_prob(position, *context)
+
+    return energy
+
+
+class Target:
+    """Energy and gradient of all chains at once, as kernels see them: matrices in, columns out.
+
+    Holds the context and the temperature, so that a kernel needs to know of neither: the density is
+    proportional to exp(-energy / temperature).
+
+    Args:
+        energy: Per-chain energy, see the module docstring.
+        layout: How positions lie in the matrix (C, D).
+        num_chains: C.
+        context: Structure of tensors with one row per chain, or None.
+        temperature: > 0; one number, or a tensor (C,) of one per chain.
+
+    Raises:
+        ParameterError: If a temperature is not positive and finite.
+        PositionError: If the context does not have one row per chain.
+    """
+
+    def __init__(
+        self,
+        energy: Energy,
+        layout: Layout,
+        num_chains: int,
+        *,
+        context: Any = None,
+        temperature: float | Tensor = 1.0,
+    ) -> None:
+        if not callable(energy):
+            raise EnergyError(f"an energy is a callable (C, *event) -> (C,); got {type(energy).__name__}.")
+        if context is not None:
+            check_rows(context, num_chains)
+        self.layout = layout
+        self._energy = energy
+        self._context = context
+        self._inverse_temperature = _inverse_temperature(temperature, num_chains)
+
+    def rows(self, index: slice) -> Target:
+        """The same target for some of the chains: context and temperature are sliced with them."""
+        part = object.__new__(Target)
+        part.layout = self.layout
+        part._energy = self._energy
+        part._context = None if self._context is None else rows(self._context, index)
+        beta = self._inverse_temperature
+        part._inverse_temperature = beta[index] if isinstance(beta, Tensor) else beta
+        return part
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Energy and gradient at x.
+
+        Args:
+            x: Positions, (C, D); not modified.
+
+        Returns:
+            Energies (C, 1) in the energy's own dtype, and their gradient (C, D) in that of x; no graph.
+
+        Raises:
+            EnergyError: If the energy does not return one floating-point value per chain, or does not depend
+                on the position in a way that autograd can see.
+        """
+        if isinstance(self._energy, HasValueAndGrad):
+            value, grad = self._energy.value_and_grad(self.layout.unravel(x), *self._arguments())
+            self._check(value, x)
+            value, grad = value.detach(), self.layout.ravel(grad).detach()
+        else:
+            # enable_grad and inference_mode(False): the caller may be inside no_grad or inference_mode.
+            with torch.inference_mode(False), torch.enable_grad():
+                leaf = (x.clone() if x.is_inference() else x.detach()).requires_grad_(True)
+                value = self._energy(self.layout.unravel(leaf), *self._arguments())
+                self._check(value, x)
+                grad = _gradient(value, leaf)
+            value = value.detach()
+        value = value.unsqueeze(-1)
+        if self._inverse_temperature is None:
+            return value, grad
+        return value * self._inverse_temperature, (grad * self._inverse_temperature).to(x.dtype)
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return () if self._context is None else (self._context,)
+
+    def _check(self, value: Tensor, x: Tensor) -> None:
+        wanted = (x.shape[0],)
+        if not isinstance(value, Tensor):
+            raise EnergyError(f"an energy returns a tensor of shape {wanted}; got {type(value).__name__}.")
+        if value.shape != wanted:
+            raise EnergyError(
+                f"an energy returns one value per chain, here shape {wanted}; got {tuple(value.shape)}. "
+                + _shape_advice(value, wanted[0])
+            )
+        if not value.is_floating_point():
+            raise EnergyError(f"an energy returns floating-point values; got {value.dtype}.")
+
+
+def check_start(energy: Tensor, grad: Tensor) -> None:
+    """Raise unless every chain starts where energy and gradient are finite.
+
+    Args:
+        energy: (C, 1).
+        grad: (C, D).
+
+    Raises:
+        EnergyError: Naming the first chains for which that does not hold.
+    """
+    for what, values in (("energy", energy), ("gradient", grad)):
+        bad = (~torch.isfinite(values)).any(dim=1).nonzero().flatten().tolist()
+        if bad:
+            first = values[bad[0]][~torch.isfinite(values[bad[0]])][0].item()
+            raise EnergyError(
+                f"every chain must start where the {what} is finite; {len(bad)} of {len(values)} do not, "
+                f"first chain {bad[0]} with {first}. Start inside the support, or look for an overflow."
+            )
+
+
+def _gradient(value: Tensor, leaf: Tensor) -> Tensor:
+    if not value.requires_grad:
+        raise EnergyError(
+            "the energy does not depend on the position through differentiable torch operations. "
+            "Do not detach it or convert it to NumPy, or give the energy a value_and_grad method."
+        )
+    (grad,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+    if grad is None:
+        raise EnergyError("the energy has a gradient, but none with respect to the position it was called with.")
+    return grad
+
+
+def _shape_advice(value: Tensor, num_chains: int) -> str:
+    if value.ndim == 0:
+        return "Sum over the event dimensions only, e.g. .flatten(1).sum(1): a sum over chains hides each chain's own."
+    if value.shape == (num_chains, 1):
+        return "Drop the last axis: .squeeze(-1)."
+    return "Sum over the event dimensions, e.g. .flatten(1).sum(1)."
+
+
+def _inverse_temperature(temperature: float | Tensor, num_chains: int) -> Tensor | float | None:
+    """1 / T as a number or a column (C, 1); None where it is 1, so that nothing is multiplied."""
+    if not isinstance(temperature, Tensor):
+        if not 0 < temperature < float("inf"):
+            raise ParameterError(f"temperature must be positive and finite; got {temperature}.")
+        return None if temperature == 1 else 1 / temperature
+    if temperature.shape not in ((), (num_chains,)):
+        raise ParameterError(
+            f"temperature is one number or one per chain, shape ({num_chains},); got {tuple(temperature.shape)}."
+        )
+    if not bool(((temperature > 0) & torch.isfinite(temperature)).all()):
+        raise ParameterError(f"every temperature must be positive and finite; got {temperature}.")
+    return 1 / temperature.reshape(-1, 1).expand(num_chains, 1)

@@ -1,0 +1,154 @@
+"""Where the randomness of a step comes from.
+
+A kernel declares its noise sites; a source fills them. The user's `torch.Generator` is the default;
+counter-based noise is a pure function of (seed, chain, step, site), so that it does not depend on how chains
+are split over batches or processes; replayed noise serves tests. The global generator is never touched.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from .errors import ParameterError, StateError
+from .threefry import threefry2x32
+
+
+class Site(NamedTuple):
+    """One named place where a step needs noise.
+
+    Attributes:
+        kind: "normal": standard normal, in the position's dtype. "uniform": on (0, 1], float64, as acceptance
+            is decided in float64.
+        width: Numbers per chain: an integer, or "D" for as many as the position has.
+    """
+
+    kind: Literal["normal", "uniform"]
+    width: int | Literal["D"]
+
+    def columns(self, dim: int) -> int:
+        """Numbers per chain for a position of D = dim columns."""
+        return dim if self.width == "D" else self.width
+
+
+class NoiseSource(Protocol):
+    """Fills the noise sites of one step for all chains."""
+
+    def draw(self, sites: Mapping[str, Site], position: Tensor, step: int) -> dict[str, Tensor]:
+        """Draw the noise of step number `step` for chains like `position` (C, D)."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that later draws depend on, in plain containers; `noise_from_state` is the inverse."""
+        ...
+
+
+class GeneratorNoise:
+    """Noise from a `torch.Generator`, which lives on the chains' device."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def draw(self, sites: Mapping[str, Site], position: Tensor, step: int) -> dict[str, Tensor]:
+        """See `NoiseSource`; the step number is not needed."""
+        if self.generator.device.type != position.device.type:
+            raise ParameterError(
+                f"the generator must live on the chains' device, {position.device}; got "
+                f"{self.generator.device}. Make it with torch.Generator({position.device.type!r})."
+            )
+        return {name: self._fill(site, position) for name, site in sites.items()}
+
+    def _fill(self, site: Site, position: Tensor) -> Tensor:
+        shape = (position.shape[0], site.columns(position.shape[1]))
+        if site.kind == "normal":
+            return torch.randn(shape, generator=self.generator, dtype=position.dtype, device=position.device)
+        # rand is on [0, 1), and 0 would accept any proposal.
+        return 1 - torch.rand(shape, generator=self.generator, dtype=torch.float64, device=position.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `NoiseSource`."""
+        return {"kind": "generator", "state": self.generator.get_state()}
+
+
+class CounterNoise:
+    """Counter-based noise: Threefry-2x32 keyed by seed and site, counting chain and step.
+
+    Splitting chains over batches or processes does not change it: give each part the number of its first
+    chain. Uniforms have 32 random bits, normals come from pairs of them by Box and Muller (1958).
+
+    Args:
+        seed: 0 <= seed < 2**64.
+        first_chain: Number of the first chain that this source serves.
+    """
+
+    def __init__(self, seed: int, *, first_chain: int = 0) -> None:
+        if not 0 <= seed < 2**64:
+            raise ParameterError(f"a seed must lie in [0, 2**64); got {seed}.")
+        self.seed = seed
+        self.first_chain = first_chain
+
+    def draw(self, sites: Mapping[str, Site], position: Tensor, step: int) -> dict[str, Tensor]:
+        """See `NoiseSource`."""
+        return {name: self._fill(name, site, position, step) for name, site in sites.items()}
+
+    def _fill(self, name: str, site: Site, position: Tensor, step: int) -> Tensor:
+        num_chains, columns = position.shape[0], site.columns(position.shape[1])
+        pairs = (columns + 1) // 2
+        chain = torch.arange(self.first_chain, self.first_chain + num_chains, device=position.device).unsqueeze(1)
+        block = step * pairs + torch.arange(pairs, device=position.device).unsqueeze(0)
+        # The site's name is hashed into the key, so that adding a site to a kernel changes no other's noise.
+        key = (self.seed & 0xFFFFFFFF, (self.seed >> 32) ^ zlib.crc32(name.encode()))
+        first, second = (_uniform(word) for word in threefry2x32(key, (chain, block & 0xFFFFFFFF)))
+        if site.kind == "normal":
+            radius, angle = torch.sqrt(-2 * torch.log(first)), 2 * math.pi * second
+            first, second = radius * torch.cos(angle), radius * torch.sin(angle)
+        words = torch.stack((first, second), dim=-1).flatten(1)[:, :columns]
+        return words.to(position.dtype) if site.kind == "normal" else words
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `NoiseSource`."""
+        return {"kind": "counter", "seed": self.seed, "first_chain": self.first_chain}
+
+
+class ReplayNoise:
+    """Given noise, one mapping per step: to run engines or kernels side by side on the same numbers."""
+
+    def __init__(self, steps: Sequence[Mapping[str, Tensor]]) -> None:
+        self.steps = steps
+
+    def draw(self, sites: Mapping[str, Site], position: Tensor, step: int) -> dict[str, Tensor]:
+        """See `NoiseSource`."""
+        if step >= len(self.steps):
+            raise ParameterError(f"noise for {len(self.steps)} steps was given, and step {step} asks for more.")
+        return {name: self.steps[step][name] for name in sites}
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `NoiseSource`; the numbers themselves are the caller's to keep."""
+        return {"kind": "replay"}
+
+
+def _uniform(word: Tensor) -> Tensor:
+    """32-bit words to float64 uniforms in the middle of 2**32 equal cells of (0, 1)."""
+    return (word.double() + 0.5) * 2.0**-32
+
+
+def noise_from_state(state: dict[str, Any], device: torch.device) -> NoiseSource:
+    """A source that continues where `state_dict` was taken.
+
+    Raises:
+        StateError: If the state is of no known kind, or of replayed noise, which only its owner can continue.
+    """
+    match state.get("kind"):
+        case "generator":
+            generator = torch.Generator(device)
+            generator.set_state(state["state"].cpu())
+            return GeneratorNoise(generator)
+        case "counter":
+            return CounterNoise(state["seed"], first_chain=state["first_chain"])
+        case kind:
+            raise StateError(f"noise of kind {kind!r} cannot be continued by itself; pass generator= or noise=.")

@@ -1,0 +1,66 @@
+"""ULA: the unadjusted Langevin algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .accept import accept
+from .checks import check_positive
+from .energy import Target
+from .kernel import Info, Kernel, Noise, State
+from .langevin import LangevinParams, langevin_params, propose
+from .noise import Site
+from .position import Position
+
+
+@dataclass(frozen=True, kw_only=True)
+class ULA(Kernel[LangevinParams]):
+    """Unadjusted Langevin: x' = x - h grad(x) + sqrt(2 h) xi, and every move is taken.
+
+    Not exact: it leaves a law invariant that is off by O(h); on a Gaussian of precision k its variance is
+    1 / (k (1 - h k / 2)). `accept_prob` and `energy_error` in its Info are those that MALA would have had, a
+    free probe of that bias; they decide nothing, save that a move into NaN or out of the support is refused
+    and the former flagged.
+
+    Attributes:
+        step_size: h, in squared units of the position. The papers' s (drift s^2/2, noise s) is h = s^2 / 2,
+            see `step_size_from_noise_scale`.
+        target_accept: None: there is no acceptance to adapt to.
+
+    Source: Roberts and Tweedie (1996), Bernoulli 2(4), section 1.4.1. Differs: preconditioned by the inverse
+    mass; the refusal of NaN.
+    """
+
+    step_size: float = 0.01
+    target_accept: None = None
+
+    sites: ClassVar[Mapping[str, Site]] = {"xi": Site("normal", "D")}
+    is_exact: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_positive("step_size", self.step_size)
+
+    def init_params(
+        self,
+        position: Position,
+        *,
+        step_size: float | Tensor | None = None,
+        inverse_mass: Position | None = None,
+    ) -> LangevinParams:
+        """See `Kernel.init_params`."""
+        return langevin_params(position, self.step_size if step_size is None else step_size, inverse_mass)
+
+    def init(self, target: Target, position: Tensor, params: LangevinParams) -> State:
+        """See `Kernel.init`."""
+        return State(position, *target(position))
+
+    def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
+        """See `Kernel.step`."""
+        proposed, ratio = propose(target, state, noise["xi"], params)
+        always = torch.zeros_like(ratio)
+        return accept(proposed, state, ratio, always, torch.ones_like(ratio))
