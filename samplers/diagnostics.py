@@ -79,7 +79,11 @@ def _quantile(ordered: Tensor, prob: float) -> Tensor:
 
 def _fold(draws: Tensor) -> Tensor:
     """Distance from the pooled median, which turns a difference in scale into one in location."""
-    median = _quantile(draws.flatten(-2).sort(dim=-1).values, 0.5)
+    ordered = draws.flatten(-2).sort(dim=-1).values
+    size = ordered.shape[-1]
+    # The two middle draws fold onto each other up to rounding, so the rounding of their midpoint decides
+    # whether they tie. This is NumPy's midpoint: R-hat of few draws would otherwise not agree with ArviZ.
+    median = (ordered[..., (size - 1) // 2] + ordered[..., size // 2]) / 2
     return (draws - median[..., None, None]).abs()
 
 
@@ -249,7 +253,7 @@ def _per_entry(statistic: Callable[[Tensor], Tensor], draws: Tensor) -> Tensor:
         warnings.warn(counted + problem, DiagnosticWarning, stacklevel=3)
     result = statistic(torch.where(is_valid[:, None, None], values, 0.0).contiguous())
     result[~is_valid] = torch.nan
-    return result.reshape(*event, *result.shape[1:])
+    return result.reshape([*event, *result.shape[1:]])
 
 
 # --- Public functions --------------------------------------------------------------------------------------
@@ -267,7 +271,7 @@ def rhat(draws: Tensor) -> Tensor:
 
     Returns:
         Shape `*event`, float64, on the device of `draws`. NaN for invalid entries and for constant draws, of
-        which nobody can tell whether they are stuck; huge or infinite if each half is constant, but not all alike.
+        which nobody can tell whether they are stuck; huge or infinite if halves are constant but differ.
 
     Raises:
         ParameterError: If `draws` is not a floating-point tensor with chain and draw axes.
