@@ -81,7 +81,7 @@ def ks_two_sample(values: Tensor, others: Tensor) -> float:
     """Kolmogorov distance between draws (N,) and draws (M,). NaN counts as plus infinity."""
     first, second = _ordered(values), _ordered(others)
     everything = torch.cat((first, second))
-    below = [torch.searchsorted(part, everything, right=True) / len(part) for part in (first, second)]
+    below = [torch.searchsorted(part, everything, right=True).double() / len(part) for part in (first, second)]
     return float((below[0] - below[1]).abs().max())
 
 

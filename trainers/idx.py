@@ -214,9 +214,7 @@ def _find_files(spec: IdxSpec, folder: Path) -> dict[str, Path]:
     """Map each field to its file, leaving out those that are not there; names that say the set win."""
     found = {}
     for field, stem in IDX_FILES.items():
-        candidates = (
-            folder / f"{start}{stem}{end}" for start in (f"{spec.name}-", "") for end in ("", ".gz")
-        )
+        candidates = (folder / f"{start}{stem}{end}" for start in (f"{spec.name}-", "") for end in ("", ".gz"))
         # os.path.isfile, as Path.is_file raises where the folder may not be entered.
         if path := next(filter(os.path.isfile, candidates), None):
             found[field] = path

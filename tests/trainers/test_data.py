@@ -259,16 +259,22 @@ def test_pixels_become_floats_between_minus_one_and_one(tmp_path: Path) -> None:
 
 
 def test_roots_are_searched_in_order_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+    here, checkout = tmp_path / "some" / "where", tmp_path / "checkout"
+    here.mkdir(parents=True)
+    checkout.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(data, "_CHECKOUT", checkout)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv(idx.DATA_ROOT_VARIABLE, "~/env")
-    system, sibling = Path("/usr/share/datasets"), (tmp_path / "../shared/data").resolve()
-    of_checkout = (Path(data.__file__).resolve().parents[1] / "../shared/data").resolve()
-    roots = data._search_roots(tmp_path / "argument")
-    assert roots == [tmp_path / "argument", tmp_path / "env", system, sibling, of_checkout]
-    assert data._search_roots("env") == roots[1:]
+    always = [Path("/usr/share/datasets"), tmp_path / "some" / "shared" / "data"]
+    assert data._search_roots("argument") == [here / "argument", tmp_path / "env", *always]
+    assert data._search_roots(tmp_path / "env") == [tmp_path / "env", *always]
     monkeypatch.setenv(idx.DATA_ROOT_VARIABLE, "")
-    assert data._search_roots(None) == roots[2:]
+    assert data._search_roots(None) == always
+    (checkout / "setup.cfg").touch()
+    assert data._search_roots(None) == [*always, tmp_path / "shared" / "data"]
+    monkeypatch.chdir(checkout)
+    assert data._search_roots(None) == [always[0], tmp_path / "shared" / "data"]
 
 
 @pytest.mark.usefixtures("no_other_roots")
@@ -315,11 +321,11 @@ def test_the_published_set_when_it_is_here(name: str) -> None:
         pytest.skip(str(error))
     assert loaded.train.shape == (60_000, 1, 28, 28)
     assert loaded.test.shape == (10_000, 1, 28, 28)
-    assert (loaded.train.min(), loaded.train.max()) == (-1.0, 1.0)
+    assert (loaded.train.min().item(), loaded.train.max().item()) == (-1.0, 1.0)
     mean, labels = REAL_SETS[name]
     assert (loaded.train.mean(dtype=torch.float64).item() + 1) / 2 == pytest.approx(mean, abs=5e-5)
     assert "".join(map(str, loaded.train_labels[: len(labels)].tolist())) == labels
-    assert loaded.test_set(labels.tolist()) == set(range(10))
+    assert set(loaded.test_labels.tolist()) == set(range(10))
 
 
 # ---------------------------------------------------------------------------------------------------- digits
@@ -339,7 +345,7 @@ def test_digits_shapes_and_range(digits: ImageData) -> None:
     assert digits.image_shape == (1, 8, 8)
     for images, labels in ((digits.train, digits.train_labels), (digits.test, digits.test_labels)):
         assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
-        assert (images.min(), images.max()) == (-1.0, 1.0)
+        assert (images.min().item(), images.max().item()) == (-1.0, 1.0)
         assert set(labels.tolist()) == set(range(10))
     assert digits.source.startswith("scikit-learn ")
 
