@@ -11,6 +11,7 @@ from .hierarchy import GaussianHierarchy, Latents
 from .inference import BottomUpInference, ConvGaussian
 from .latent_ebm import LatentEBM, Likelihood
 from .likelihoods import BernoulliLikelihood, GaussianLikelihood
+from .losses import base_negative_phase, contrastive_loss, energy_loss, negative_elbo, reconstruction_loss
 from .nets import mlp, seeded_init
 from .prior import JointEBMPrior, Space, check_space
 
@@ -33,7 +34,12 @@ __all__ = [
     "MLPGenerator",
     "QuadraticEnergy",
     "Space",
+    "base_negative_phase",
     "check_space",
+    "contrastive_loss",
+    "energy_loss",
     "mlp",
+    "negative_elbo",
+    "reconstruction_loss",
     "seeded_init",
 ]

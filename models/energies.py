@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from lamina.samplers import ParameterError
+
 from .hierarchy import Latents
-from .nets import mlp, zero_last
+from .nets import flat, mlp, zero_last
 
 
 class LayerEnergies(nn.Module):
@@ -27,6 +29,8 @@ class LayerEnergies(nn.Module):
 
     def per_layer(self, z: Latents) -> Tensor:
         """Energies of every layer, (C, L)."""
+        if len(z) != len(self.networks):
+            raise ParameterError(f"there are energies for {len(self.networks)} layers; got latents of {len(z)}.")
         return torch.stack([net(part) for net, part in zip(self.networks, z, strict=True)], dim=1)
 
     def forward(self, z: Latents) -> Tensor:
@@ -53,7 +57,7 @@ class MLPEnergy(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(C, *event) -> (C,)."""
-        energy: Tensor = self.net(z.flatten(1)).squeeze(1)
+        energy: Tensor = self.net(flat(z)).squeeze(1)
         return energy
 
 
@@ -71,5 +75,5 @@ class QuadraticEnergy(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(C, *event) -> (C,)."""
-        flat = z.flatten(1)
-        return (0.5 * self.curvature * flat.square() - self.tilt * flat).sum(1)
+        entries = flat(z)
+        return (0.5 * self.curvature * entries.square() - self.tilt * entries).sum(1)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .nets import flat_sum, mlp
+from .nets import flat, flat_sum, mlp
 
 
 class Gaussian(NamedTuple):
@@ -58,7 +58,7 @@ class MLPGaussian(nn.Module):
 
     def forward(self, z: Tensor) -> Gaussian:
         """Condition on z (C, ...)."""
-        mean, log_scale = self.net(z.flatten(1)).chunk(2, dim=1)
+        mean, log_scale = self.net(flat(z)).chunk(2, dim=1)
         scale = torch.exp(log_scale) + self.floor
         return Gaussian(mean.reshape(-1, *self.event), scale.reshape(-1, *self.event))
 
@@ -79,6 +79,6 @@ class LinearGaussian(nn.Module):
 
     def forward(self, z: Tensor) -> Gaussian:
         """Condition on z (C, ...)."""
-        mean = self.linear(z.flatten(1))
+        mean = self.linear(flat(z))
         scale = torch.exp(self.log_scale).expand_as(mean)
         return Gaussian(mean.reshape(-1, *self.event), scale.reshape(-1, *self.event))

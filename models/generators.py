@@ -8,9 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lamina.samplers import ParameterError
-
-from .nets import mlp
+from .nets import flat, mlp, quarter_size
 
 
 class MLPGenerator(nn.Module):
@@ -40,7 +38,7 @@ class MLPGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(C, *latent) -> (C, *image)."""
-        out: Tensor = self.net(z.flatten(1)).reshape(-1, *self.image)
+        out: Tensor = self.net(flat(z)).reshape(-1, *self.image)
         return torch.tanh(out) if self.squash else out
 
 
@@ -63,23 +61,21 @@ class ConvGenerator(nn.Module):
         squash: bool = True,
     ) -> None:
         super().__init__()
-        colours, height, width = image
-        if height % 4 or width % 4:
-            raise ParameterError(f"ConvGenerator makes images of height and width divisible by 4; got {tuple(image)}.")
+        height, width = quarter_size(image)
         quarter, half = channels
         self.squash = squash
-        self.seed = nn.Linear(math.prod(latent), quarter * (height // 4) * (width // 4))
-        self.fold = nn.Unflatten(1, (quarter, height // 4, width // 4))
+        self.seed = nn.Linear(math.prod(latent), quarter * height * width)
+        self.fold = nn.Unflatten(1, (quarter, height, width))
         self.net = nn.Sequential(
             nn.SiLU(),
             nn.ConvTranspose2d(quarter, half, 4, stride=2, padding=1),
             nn.SiLU(),
             nn.ConvTranspose2d(half, half, 4, stride=2, padding=1),
             nn.SiLU(),
-            nn.Conv2d(half, colours, 3, padding=1),
+            nn.Conv2d(half, image[0], 3, padding=1),
         )
 
     def forward(self, z: Tensor) -> Tensor:
         """(C, *latent) -> (C, *image)."""
-        out: Tensor = self.net(self.fold(self.seed(z.flatten(1))))
+        out: Tensor = self.net(self.fold(self.seed(flat(z))))
         return torch.tanh(out) if self.squash else out

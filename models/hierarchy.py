@@ -28,9 +28,12 @@ class GaussianHierarchy(nn.Module):
     published code has a scale of 1.01).
     """
 
+    _like: Tensor
+
     def __init__(self, top: Sequence[int], conditionals: Iterable[nn.Module] = ()) -> None:
         super().__init__()
         self.conditionals = nn.ModuleList(conditionals)
+        self.register_buffer("_like", torch.empty(0), persistent=False)  # dtype and device, where L = 1
         self.events: tuple[torch.Size, ...] = (*(torch.Size(c.event) for c in self.conditionals), torch.Size(top))  # type: ignore[arg-type]
 
     @property
@@ -64,8 +67,8 @@ class GaussianHierarchy(nn.Module):
         return (*below, z[-1])
 
     def noise(self, num: int, *, generator: torch.Generator) -> Latents:
-        """Standard normal noise u for `num` chains, in the dtype and on the device of the parameters."""
-        like = next(self.parameters(), torch.empty(()))
+        """Standard normal noise u for `num` chains, in the dtype and on the device of the module."""
+        like = next(self.parameters(), self._like)
         return tuple(
             torch.randn((num, *event), generator=generator, dtype=like.dtype, device=like.device)
             for event in self.events
@@ -84,12 +87,11 @@ class GaussianHierarchy(nn.Module):
         return gaussian
 
     def _check(self, z: Latents) -> None:
-        if not isinstance(z, tuple) or tuple(part.shape[1:] for part in z) != self.events:
-            came = [tuple(part.shape[1:]) for part in z] if isinstance(z, tuple) else type(z).__name__
-            raise ParameterError(
-                f"latents are a tuple (z_1, ..., z_L) of event shapes {[tuple(event) for event in self.events]}, "
-                f"z_L on top; got {came}."
-            )
+        fits = isinstance(z, tuple) and tuple(part.shape[1:] for part in z) == self.events
+        if not fits or len({part.shape[:1] for part in z}) > 1:
+            came = [tuple(part.shape) for part in z] if isinstance(z, tuple) else type(z).__name__
+            wanted = ", ".join(str(("C", *event)).replace("'", "") for event in self.events)
+            raise ParameterError(f"latents are a tuple (z_1, ..., z_L), z_L on top, of shapes {wanted}; got {came}.")
 
 
 def _standard_normal(like: Tensor) -> Gaussian:

@@ -8,8 +8,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from lamina.samplers import ParameterError
+
 from .gaussian import Gaussian
 from .hierarchy import Latents
+from .nets import quarter_size
 
 
 class BottomUpInference(nn.Module):
@@ -38,6 +41,8 @@ class BottomUpInference(nn.Module):
 
     def log_prob(self, z: Latents, x: Tensor) -> Tensor:
         """log q(z|x), (C,) in nats."""
+        if len(z) != len(self.conditionals) + 1:
+            raise ParameterError(f"q(z|x) is over {len(self.conditionals) + 1} layers; got latents of {len(z)}.")
         terms = [self._given(layer, x, z[:layer]).log_prob(part) for layer, part in enumerate(z)]
         return torch.stack(terms).sum(0)
 
@@ -67,17 +72,17 @@ class ConvGaussian(nn.Module):
         self, image: Sequence[int], event: Sequence[int], channels: tuple[int, int] = (32, 64), *, floor: float = 0.01
     ) -> None:
         super().__init__()
-        colours, height, width = image
+        height, width = quarter_size(image)
         half, quarter = channels
         self.event = torch.Size(event)
         self.floor = floor
         self.net = nn.Sequential(
-            nn.Conv2d(colours, half, 4, stride=2, padding=1),
+            nn.Conv2d(image[0], half, 4, stride=2, padding=1),
             nn.SiLU(),
             nn.Conv2d(half, quarter, 4, stride=2, padding=1),
             nn.SiLU(),
             nn.Flatten(),
-            nn.Linear(quarter * (height // 4) * (width // 4), 2 * math.prod(event)),
+            nn.Linear(quarter * height * width, 2 * math.prod(event)),
         )
 
     def forward(self, x: Tensor) -> Gaussian:

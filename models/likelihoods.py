@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from lamina.samplers import ParameterError
+
 from .hierarchy import Latents
 from .nets import flat_sum
 
@@ -22,6 +24,8 @@ class GaussianLikelihood(nn.Module):
     def __init__(self, generator: nn.Module, sigma: float) -> None:
         super().__init__()
         self.generator = generator
+        if not sigma > 0:
+            raise ParameterError(f"sigma is the standard deviation of a pixel, > 0; got {sigma}.")
         self.sigma = sigma
 
     def mean(self, z: Latents) -> Tensor:
@@ -31,8 +35,10 @@ class GaussianLikelihood(nn.Module):
 
     def log_prob(self, x: Tensor, z: Latents) -> Tensor:
         """Log-density of x given z, (C,) in nats."""
+        mean = self.mean(z)
+        _check_image(x, mean)
         constant = math.prod(x.shape[1:]) * (math.log(self.sigma) + 0.5 * math.log(2 * math.pi))
-        return -0.5 * flat_sum(((x - self.mean(z)) / self.sigma).square()) - constant
+        return -0.5 * flat_sum(((x - mean) / self.sigma).square()) - constant
 
 
 class BernoulliLikelihood(nn.Module):
@@ -56,4 +62,13 @@ class BernoulliLikelihood(nn.Module):
     def log_prob(self, x: Tensor, z: Latents) -> Tensor:
         """Log-probability of x given z, (C,) in nats."""
         logits: Tensor = self.generator(z[0])
+        _check_image(x, logits)
         return -flat_sum(nn.functional.binary_cross_entropy_with_logits(logits, (x + 1) / 2, reduction="none"))
+
+
+def _check_image(x: Tensor, made: Tensor) -> None:
+    if x.shape != made.shape:
+        raise ParameterError(
+            f"data and latents go row by row: the generator makes {tuple(made.shape)} of these latents; "
+            f"got data {tuple(x.shape)}."
+        )

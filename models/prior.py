@@ -12,6 +12,7 @@ from lamina.samplers import UnknownNameError
 
 from .energies import LayerEnergies
 from .hierarchy import GaussianHierarchy, Latents
+from .nets import flat_sum
 
 Space: TypeAlias = Literal["u", "z"]
 """Where chains move: in the base prior's noise u, or in the latents z themselves."""
@@ -59,7 +60,7 @@ class JointEBMPrior(nn.Module):
     def energy_u(self, u: Latents) -> Tensor:
         """E_u(u), (C,): minus the log of the un-normalised density of u = T^-1(z), up to a constant."""
         total: Tensor = self.energies(self.base.transform(u))
-        return total + sum((0.5 * part.flatten(1).square().sum(1) for part in u), torch.zeros_like(total))
+        return total + 0.5 * torch.stack([flat_sum(part.square()) for part in u]).sum(0)
 
     def to_latents(self, position: Latents, space: Space) -> Latents:
         """z of a position in a space."""

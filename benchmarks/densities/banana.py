@@ -85,6 +85,4 @@ class Banana(Density):
             return lambda x: torch.special.ndtr(x / self.scale)
         # The ridge crosses a level within 1 / (2 b |x0|); a quarter of that at four standard deviations.
         num_nodes = 101 + math.ceil(600.0 * self.bend * self.scale**2)
-        return lambda x: normal_average(
-            lambda x0: torch.special.ndtr(x - self._ridge(x0)), 0.0, self.scale, num_nodes
-        )
+        return lambda x: normal_average(lambda x0: torch.special.ndtr(x - self._ridge(x0)), 0.0, self.scale, num_nodes)

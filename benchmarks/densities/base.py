@@ -165,9 +165,7 @@ class Density(ABC):
             ParameterError: If there is no coordinate d.
         """
         if not 0 <= d < self.dim:
-            raise ParameterError(
-                f"{self.name} has coordinates 0 to {self.dim - 1}; got {d}. Choose one of them."
-            )
+            raise ParameterError(f"{self.name} has coordinates 0 to {self.dim - 1}; got {d}. Choose one of them.")
         cdf = self._marginal_cdf(d)
         return None if cdf is None else lambda values: cdf(values.double())
 
@@ -176,9 +174,7 @@ def require_positive(density: str, **values: float) -> None:
     """Raise ParameterError unless every named value of a density is finite and above zero."""
     for name, value in values.items():
         if not 0.0 < value < float("inf"):
-            raise ParameterError(
-                f"{density}: {name} must be positive and finite; got {value}. Choose a larger one."
-            )
+            raise ParameterError(f"{density}: {name} must be positive and finite; got {value}. Choose a larger one.")
 
 
 def constant_like(values: Tensor, x: Tensor) -> Tensor:

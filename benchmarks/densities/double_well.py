@@ -39,9 +39,7 @@ class DoubleWell(Density):
     offset: float = 1.0
 
     name: ClassVar[str] = "double_well"
-    reveals: ClassVar[str] = (
-        "barrier crossing: too few crossings, and bias of discretised diffusions at a barrier"
-    )
+    reveals: ClassVar[str] = "barrier crossing: too few crossings, and bias of discretised diffusions at a barrier"
     formula: ClassVar[str] = "h sum_d (x_d^2 - b^2)^2"
     source: ClassVar[str] = "textbook quartic potential of statistical physics; facts by 1-D quadrature"
 

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self, final
 
+import numpy as np
 import torch
+from scipy import fft
 from torch import Tensor
 
 from lamina.samplers.errors import ParameterError
@@ -34,6 +36,7 @@ class Gaussian(Density):
     center: tuple[float, ...]
     name: str = "gaussian"
     reveals: str = "a wrong step-size convention, metric or acceptance rule: every moment is known"
+    _center: Tensor = field(init=False, repr=False, compare=False)
     _cholesky: Tensor = field(init=False, repr=False, compare=False)
     _whitening: Tensor = field(init=False, repr=False, compare=False)
 
@@ -50,12 +53,15 @@ class Gaussian(Density):
             )
         covariance = torch.tensor(self.covariance, dtype=torch.float64)
         cholesky, failed = torch.linalg.cholesky_ex(covariance)
-        if failed or not torch.allclose(covariance, covariance.T, rtol=1e-12, atol=0.0):
+        asymmetry = float((covariance - covariance.T).abs().max() / covariance.abs().max())
+        if failed or not asymmetry < 1e-12:
+            definite = "not positive definite" if failed else "positive definite"
             raise ParameterError(
-                f"{self.name}: the covariance must be symmetric positive definite; got {self.covariance}. "
-                "Check for a wrong sign or a repeated coordinate."
+                f"{self.name}: the covariance must be symmetric positive definite; got one that is {definite}, with "
+                f"a relative asymmetry of {asymmetry:.1e}. Check signs and repeated coordinates."
             )
         identity = torch.eye(dim, dtype=torch.float64)
+        object.__setattr__(self, "_center", torch.tensor(self.center, dtype=torch.float64))
         object.__setattr__(self, "_cholesky", cholesky)
         object.__setattr__(self, "_whitening", torch.linalg.solve_triangular(cholesky, identity, upper=False))
 
@@ -70,9 +76,7 @@ class Gaussian(Density):
         """Build a Gaussian from a covariance, (D, D), and a mean, (D,), by default zero."""
         rows = torch.as_tensor(covariance, dtype=torch.float64)
         if rows.ndim != 2:
-            raise ParameterError(
-                f"{name}: the covariance must be a matrix (D, D); got shape {tuple(rows.shape)}."
-            )
+            raise ParameterError(f"{name}: the covariance must be a matrix (D, D); got shape {tuple(rows.shape)}.")
         middle = torch.zeros(len(rows)) if center is None else center
         numbers = torch.as_tensor(middle, dtype=torch.float64).tolist()
         return cls(covariance=tuple(map(tuple, rows.tolist())), center=tuple(numbers), name=name)
@@ -91,12 +95,12 @@ class Gaussian(Density):
     def stiff(cls, dim: int = 10, condition_number: float = 1e4) -> Self:
         """Build a centred Gaussian with variances spread evenly in logarithm around 1, off the axes.
 
-        The eigenvectors are those of the reflection that swaps (1, ..., 1) and its negative.
+        The eigenvectors are the discrete cosines, so every coordinate mixes all of them.
         """
         reach = 0.5 * math.log10(condition_number)
         variances = torch.logspace(-reach, reach, dim, dtype=torch.float64)
-        reflection = torch.eye(dim, dtype=torch.float64) - 2.0 / dim
-        covariance = (reflection * variances) @ reflection
+        basis = torch.from_numpy(fft.dct(np.eye(dim), norm="ortho"))
+        covariance = (basis * variances) @ basis.T
         return cls(
             covariance=tuple(map(tuple, (0.5 * (covariance + covariance.T)).tolist())),
             center=(0.0,) * dim,
@@ -117,7 +121,7 @@ class Gaussian(Density):
     @property
     def mean(self) -> Tensor:
         """The center."""
-        return torch.tensor(self.center, dtype=torch.float64)
+        return self._center.clone()
 
     @property
     def second_moment(self) -> Tensor:
@@ -132,12 +136,12 @@ class Gaussian(Density):
         return (lows[0], highs[0]), (lows[-1], highs[-1])  # in 1-D the only coordinate serves twice
 
     def _energy(self, x: Tensor) -> Tensor:
-        white = (x - constant_like(self.mean, x)) @ constant_like(self._whitening, x).T
+        white = (x - constant_like(self._center, x)) @ constant_like(self._whitening, x).T
         return 0.5 * white.square().sum(1)
 
     def _draw(self, num: int, generator: torch.Generator) -> Tensor:
         noise = normals(num, self.dim, generator)
-        return constant_like(self.mean, noise) + noise @ constant_like(self._cholesky, noise).T
+        return constant_like(self._center, noise) + noise @ constant_like(self._cholesky, noise).T
 
     def _marginal_cdf(self, d: int) -> Callable[[Tensor], Tensor]:
         mean, std = self.center[d], math.sqrt(self.covariance[d][d])

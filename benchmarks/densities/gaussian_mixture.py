@@ -52,9 +52,7 @@ class GaussianMixture(Density):
             )
         require_positive(self.name, smallest_scale=min(self.scales), smallest_weight=min(self.weights))
         if not math.isclose(sum(self.weights), 1.0, rel_tol=1e-12):
-            raise ParameterError(
-                f"{self.name}: weights must add up to 1; got {sum(self.weights)}. Normalise them."
-            )
+            raise ParameterError(f"{self.name}: weights must add up to 1; got {sum(self.weights)}. Normalise them.")
         scales = torch.tensor(self.scales, dtype=torch.float64)
         log_heights = self._weights.log() - self.dim * scales.log()
         object.__setattr__(self, "_means", torch.tensor(self.means, dtype=torch.float64))
@@ -123,9 +121,7 @@ class GaussianMixture(Density):
 
     def _draw(self, num: int, generator: torch.Generator) -> Tensor:
         pick, noise = uniforms(num, 1, generator), normals(num, self.dim, generator)
-        edges = constant_like(
-            self._weights.cumsum(0)[:-1], noise
-        )  # without the last, rounding cannot overshoot
+        edges = constant_like(self._weights.cumsum(0)[:-1], noise)  # without the last, rounding cannot overshoot
         component = torch.searchsorted(edges, pick[:, 0])
         scales = constant_like(self._precisions, noise).rsqrt()
         return constant_like(self._means, noise)[component] + scales[component, None] * noise

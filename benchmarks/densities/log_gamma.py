@@ -34,9 +34,7 @@ class LogGamma(Density):
     name: ClassVar[str] = "log_gamma"
     reveals: ClassVar[str] = "sign and reversal errors, which symmetric targets cancel; overflow on the right"
     formula: ClassVar[str] = "sum_d exp(y_d) - a y_d"
-    source: ClassVar[str] = (
-        "Prentice (1974), A log gamma model and its maximum likelihood estimation, Biometrika 61"
-    )
+    source: ClassVar[str] = "Prentice (1974), A log gamma model and its maximum likelihood estimation, Biometrika 61"
 
     def __post_init__(self) -> None:
         """Check the parameters."""

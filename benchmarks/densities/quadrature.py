@@ -83,10 +83,8 @@ def normal_average(fn: Callable[[float], Tensor], mean: float, std: float, num_n
     """
     nodes = torch.linspace(-_NORMAL_REACH, _NORMAL_REACH, num_nodes, dtype=torch.float64)
     weights = torch.softmax(-0.5 * nodes**2, dim=0)
-    pairs = zip(weights.tolist(), nodes.tolist(), strict=True)
-    # One node at a time: memory stays that of one value, however many values fn returns.
-    weight, node = next(pairs)
-    total = weight * fn(mean + std * node)
-    for weight, node in pairs:
+    total = torch.zeros((), dtype=torch.float64)
+    # One node at a time: memory stays that of one value of fn, however large.
+    for weight, node in zip(weights.tolist(), nodes.tolist(), strict=True):
         total = total + weight * fn(mean + std * node)
     return total
