@@ -95,7 +95,7 @@ def reconstruction_loss(model: LatentEBM, x: Tensor, positive: Latents) -> Tenso
 
 
 def negative_elbo(
-    model: LatentEBM, x: Tensor, *, generator: torch.Generator
+    model: LatentEBM, x: Tensor, *, generator: torch.Generator, with_energies: bool = True
 ) -> tuple[Tensor, Latents, dict[str, Tensor]]:
     """Minus the evidence lower bound, but for log Z, with one reparameterised draw z ~ q(z|x) for each datum.
 
@@ -109,10 +109,11 @@ def negative_elbo(
         model: With an inference model.
         x: Data, (C, *image).
         generator: Source of the draws, on the device of x.
+        with_energies: False leaves the energies out: the exact bound of the Gaussian-prior model (f = 0, Z = 1).
 
     Returns:
-        The loss, 0-d, in nats per datum; the draws, detached; and its terms "reconstruction", "kl" and "energy",
-        (C,) each, detached.
+        The loss, 0-d, in nats per datum; the draws, detached; and its terms "reconstruction", "kl" and, unless
+        left out, "energy", (C,) each, detached.
 
     Raises:
         ParameterError: If the model has no inference model.
@@ -125,8 +126,9 @@ def negative_elbo(
     terms = {
         "reconstruction": -model.likelihood.log_prob(x, z),
         "kl": log_q - model.prior.base.log_prob(z),
-        "energy": _with_fixed_weights(model.prior.energies, z),
     }
+    if with_energies:
+        terms["energy"] = _with_fixed_weights(model.prior.energies, z)
     loss = torch.stack(list(terms.values())).sum(0).mean()
     return loss, _detached(z), {name: term.detach() for name, term in terms.items()}
 

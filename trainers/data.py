@@ -41,6 +41,7 @@ class ImageData:
         train_labels: Their classes, int64 (N,).
         test: Test images, float32 (M, 1, H, W), scaled as `train`.
         test_labels: Their classes, int64 (M,).
+        num_levels: Grey levels of the raw data, equally spaced over [-1, 1].
         checksum: SHA-256, in hex, of the raw bytes that were read, unpacked and in a fixed order.
         source: Where they were read: a folder, or a package with its version.
     """
@@ -50,6 +51,7 @@ class ImageData:
     train_labels: Tensor
     test: Tensor
     test_labels: Tensor
+    num_levels: int
     checksum: str
     source: str
 
@@ -145,6 +147,7 @@ def _image_data(
         train_labels=labels("train_labels"),
         test=images("test"),
         test_labels=labels("test_labels"),
+        num_levels=white + 1,
         checksum=checksum,
         source=source,
     )

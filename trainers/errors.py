@@ -15,3 +15,7 @@ class CheckpointError(LaminaError, ValueError):
 
 class RunFolderError(LaminaError, OSError):
     """A run folder cannot be used: it exists already, is not writable, or its disk is full."""
+
+
+class TrainingError(LaminaError, ArithmeticError):
+    """Training has left the finite numbers; the last checkpoint is from before."""

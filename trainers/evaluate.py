@@ -1,0 +1,129 @@
+"""How samples of a trained model compare with held-out data: the EBM prior against Gaussian priors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lamina.models import LatentEBM, Latents
+
+from .config import TrainConfig
+from .data import ImageData
+from .features import ImageFeatures, train_features
+from .measures import Array, frechet_distance, kernel_distance, two_sample_accuracy
+from .sampling import draw_posterior, draw_prior, images
+
+NUM_SAMPLES = 2000
+"""Images drawn from each model."""
+MAX_HELD_OUT = 2000
+"""Held-out images compared with, at most."""
+_EVALUATION_SEED = 1_000_003
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one trained model, and what pictures are made of.
+
+    Attributes:
+        report: For JSON: settings, figures and a flat `summary`.
+        samples: Some images of each prior, by name.
+        energies: Energies along prior chains, (C, steps).
+    """
+
+    report: dict[str, Any]
+    samples: dict[str, Tensor]
+
+
+def evaluate(
+    model: LatentEBM, baseline: LatentEBM | None, config: TrainConfig, data: ImageData, device: torch.device
+) -> Evaluation:
+    """Compare samples with held-out data, in image space and in latent space.
+
+    Three kinds of samples: the model's EBM prior ("ebm"), the same model's Gaussian base prior ("base"), and a
+    Gaussian-prior model of the same networks ("gaussian").
+    """
+    generator = torch.Generator(device).manual_seed(config.seed + _EVALUATION_SEED)
+    held_out = data.test[:MAX_HELD_OUT].to(device)
+    prior_z, chains = draw_prior(model, config.prior, NUM_SAMPLES, num_steps=config.sample_steps, generator=generator)
+    base_z = model.prior.base.sample(NUM_SAMPLES, generator=generator)
+    posterior_z = _aggregate_posterior(model, config, held_out, generator)
+    sets = {"ebm": images(model, prior_z, data.num_levels), "base": images(model, base_z, data.num_levels)}
+    if baseline is not None:
+        z = baseline.prior.base.sample(NUM_SAMPLES, generator=generator)
+        sets["gaussian"] = images(baseline, z, data.num_levels)
+    features = train_features(data)
+    figures = {name: _image_figures(features, drawn, held_out) for name, drawn in sets.items()}
+    for name, z in (("ebm", prior_z), ("base", base_z)):
+        figures[name] |= _latent_figures(z, posterior_z)
+    report = {
+        "num_samples": NUM_SAMPLES,
+        "num_held_out": len(held_out),
+        "features": features.description,
+        "feature_accuracy": features.accuracy,
+        "prior_chains": {
+            "steps": config.sample_steps,
+            "accept": float(chains.accept_prob.mean()),
+            "divergent": int(chains.num_divergent.sum()),
+            "step_size": float(chains.chains.params.step_size),
+        },
+        "reconstruction_error": _reconstruction_error(model, posterior_z, held_out),
+        "summary": {f"{measure}/{name}": value for name, row in figures.items() for measure, value in row.items()},
+    }
+    return Evaluation(report, {name: drawn[:64].cpu() for name, drawn in sets.items()})
+
+
+def table(summary: Mapping[str, float]) -> str:
+    """The figures of `evaluate` as an aligned table, a row for each kind of samples."""
+    names = {"ebm": "EBM prior", "base": "its Gaussian base prior", "gaussian": "Gaussian-prior model"}
+    measures = list(dict.fromkeys(key.split("/")[0] for key in summary))
+    lines = [f"{'samples from':26s}" + "".join(f"{measure:>24s}" for measure in measures)]
+    for name, label in names.items():
+        cells = [summary.get(f"{measure}/{name}") for measure in measures]
+        if any(cell is not None for cell in cells):
+            lines.append(f"{label:26s}" + "".join(f"{'-' if c is None else f'{c:.4f}':>24s}" for c in cells))
+    return "\n".join([*lines, "Distances to held-out data: lower is better; 0.5 is the best accuracy."])
+
+
+def _image_figures(features: ImageFeatures, drawn: Tensor, held_out: Tensor) -> dict[str, float]:
+    ours, theirs = features(drawn), features(held_out)
+    return {
+        "kernel_distance": kernel_distance(ours, theirs),
+        "frechet_distance": frechet_distance(ours, theirs),
+        "two_sample_accuracy": two_sample_accuracy(ours, theirs),
+    }
+
+
+def _latent_figures(prior: Latents, posterior: Latents) -> dict[str, float]:
+    """Prior against aggregate posterior, every coordinate in units of the posterior's spread."""
+    theirs = _flat(posterior)
+    scale = np.maximum(theirs.std(0), 1e-6)
+    ours, theirs = _flat(prior) / scale, theirs / scale
+    return {
+        "latent_kernel_distance": kernel_distance(ours, theirs),
+        "latent_accuracy": two_sample_accuracy(ours, theirs),
+    }
+
+
+def _aggregate_posterior(model: LatentEBM, config: TrainConfig, x: Tensor, generator: torch.Generator) -> Latents:
+    """One draw of z for each held-out image: by chains where training used chains, else by the inference model."""
+    if config.scheme == "joint-mle" or model.inference is None:
+        return draw_posterior(model, config.posterior, x, num_steps=config.sample_steps, generator=generator)
+    with torch.no_grad():
+        z, _ = model.inference(x, generator=generator)
+    return z
+
+
+@torch.no_grad()
+def _reconstruction_error(model: LatentEBM, z: Latents, x: Tensor) -> float:
+    """Mean squared error per pixel, on the scale [-1, 1]."""
+    return float((model.likelihood.mean(z) - x).square().mean())
+
+
+def _flat(z: Latents) -> Array:
+    flat: Array = torch.cat([part.flatten(1) for part in z], dim=1).to("cpu", torch.float64).numpy()
+    return flat

@@ -1,0 +1,82 @@
+"""Features of images: the last hidden layer of a small classifier of the data's own training split."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lamina.samplers import MissingExtraError
+
+from .data import ImageData
+from .measures import Array
+
+_MAX_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """A classifier's last hidden layer, standardised on the training images.
+
+    Attributes:
+        weights: Matrices of the hidden layers.
+        biases: Their biases.
+        mean: Of the features over training images, (D,).
+        scale: Their standard deviations, (D,).
+        accuracy: Of the classifier on the test images.
+        description: What it is, for reports.
+    """
+
+    weights: list[Array]
+    biases: list[Array]
+    mean: Array
+    scale: Array
+    accuracy: float
+    description: str
+
+    def __call__(self, images: Tensor) -> Array:
+        """Standardised features (N, D) of images (N, *image) in [-1, 1]."""
+        return (_hidden(self.weights, self.biases, images) - self.mean) / self.scale
+
+
+def train_features(data: ImageData) -> ImageFeatures:
+    """Train the classifier on the labelled training images; deterministic.
+
+    Raises:
+        MissingExtraError: Without scikit-learn.
+    """
+    try:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.neural_network import MLPClassifier
+    except ImportError as error:
+        raise MissingExtraError("scikit-learn", "train", "features of images") from error
+    images, labels = data.train[:_MAX_ROWS], data.train_labels[:_MAX_ROWS]
+    network = MLPClassifier((64, 32), max_iter=100, early_stopping=True, alpha=1e-3, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        network.fit(_flat(images), labels.numpy())
+    weights, biases = [np.asarray(w, float) for w in network.coefs_[:-1]], network.intercepts_[:-1]
+    hidden = _hidden(weights, biases, images)
+    return ImageFeatures(
+        weights,
+        biases,
+        hidden.mean(0),
+        np.maximum(hidden.std(0), 1e-6),
+        float(network.score(_flat(data.test), data.test_labels.numpy())),
+        f"last hidden layer (32 units) of an MLP classifier 64-32, trained on {len(images)} training images",
+    )
+
+
+def _flat(images: Tensor) -> Array:
+    flat: Array = images.flatten(1).to("cpu", torch.float64).numpy()
+    return flat
+
+
+def _hidden(weights: list[Array], biases: list[Array], images: Tensor) -> Array:
+    hidden = _flat(images)
+    for matrix, bias in zip(weights, biases, strict=True):
+        hidden = np.maximum(hidden @ matrix + bias, 0)
+    return hidden

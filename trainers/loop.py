@@ -1,0 +1,238 @@
+"""The training loop: phases, figures, checkpoints, and resuming bit for bit."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lamina.models import LatentEBM
+from lamina.samplers import ParameterError, StateError, progress, storage
+
+from .averages import Averages
+from .build import build_model
+from .config import TrainConfig, from_dict, to_dict
+from .data import BatchStream, ImageData
+from .errors import CheckpointError, RunFolderError, TrainingError
+from .schemes import Phase, Workbench, plan
+
+CHECKPOINT = "checkpoint.pt"
+METRICS = "metrics.jsonl"
+_KIND = "lamina training"
+_LOG_EVERY = 20
+
+
+class Training:
+    """One model on its way through the phases of its scheme.
+
+    Everything the next step reads is in `state_dict`: weights and their averages, optimisers, chains, the
+    order of the data, and generators. So a resumed run equals an uninterrupted one bit for bit, on the same
+    machine, thread count and versions.
+
+    Args:
+        config: The run.
+        data: Training data on the CPU; it is moved to the device.
+        device: Where to train.
+    """
+
+    def __init__(self, config: TrainConfig, data: ImageData, device: torch.device) -> None:
+        self.config = config
+        self._data = data.train.to(device)
+        self.model = build_model(config.model, data.image_shape, seed=config.seed).to(device)
+        self.averages = Averages(self.model, config.averaging)
+        generator = torch.Generator(device).manual_seed(config.seed)
+        self._stream = BatchStream(len(data.train), config.batch_size, torch.Generator().manual_seed(config.seed))
+        self._bench = Workbench(self.model, config, len(data.train), generator)
+        self._phases = plan(config)
+        self.done = 0
+        self.seconds = 0.0
+        self._phase_index = -1
+        self._phase: Phase | None = None
+        self._checksum, self._num_levels = data.checksum, data.num_levels
+
+    def run(self, folder: Path, *, label: str, show_progress: bool | None = None) -> None:
+        """Train to the end, from wherever this stands; checkpoints and figures go to the folder.
+
+        Raises:
+            TrainingError: If the loss is no longer finite; the last checkpoint is from before.
+            RunFolderError: If a file cannot be written; the last checkpoint survives.
+        """
+        metrics = folder / METRICS
+        _keep_until(metrics, self.done)
+        started = time.perf_counter() - self.seconds
+        total = self.config.num_steps
+        with reporting_full_disks(folder), progress(total - self.done, label, enabled=show_progress) as bar:
+            while self.done < total:
+                figures = self.step()
+                is_last = self.done == total
+                shown = None
+                if self.done % _LOG_EVERY == 0 or is_last:
+                    self.seconds = time.perf_counter() - started
+                    shown = self._log(metrics, figures)
+                bar.advance(shown)
+                if self.done % self.config.checkpoint_every == 0 or is_last:
+                    self.save(folder)
+
+    def step(self) -> dict[str, torch.Tensor]:
+        """One gradient step, in whichever phase it falls."""
+        phase, done_in_phase = self._current_phase()
+        rows = self._stream.next().to(self._data.device)
+        figures = phase.step(self._data[rows], rows, done_in_phase)
+        self.averages.update(self.model)
+        self.done += 1
+        return figures
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint, whole or not at all."""
+        storage.save(self.state_dict(), folder / CHECKPOINT, kind=_KIND)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next step reads, in tensors and plain containers."""
+        return {
+            "config": to_dict(self.config),
+            "data_checksum": self._checksum,
+            "image_shape": list(self._data.shape[1:]),
+            "num_levels": self._num_levels,
+            "done": self.done,
+            "seconds": self.seconds,
+            "model": self.model.state_dict(),
+            "averages": self.averages.state_dict(),
+            "generator": self._bench.generator.get_state(),
+            "stream": self._stream.state_dict(),
+            "phase_index": self._phase_index,
+            "phase": None if self._phase is None else self._phase.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where a state was taken.
+
+        Raises:
+            CheckpointError: If it belongs to other data or another configuration, or lacks something.
+        """
+        try:
+            if state["data_checksum"] != self._checksum:
+                raise CheckpointError(
+                    f"the checkpoint was trained on other data of the name {self.config.data!r} (checksum "
+                    f"{state['data_checksum'][:12]} there, {self._checksum[:12]} here). Use the data it was trained on."
+                )
+            self.model.load_state_dict(state["model"])
+            self.averages.load_state_dict(state["averages"])
+            self.done, self.seconds = state["done"], state["seconds"]
+            if state["phase"] is not None:
+                self._enter(state["phase_index"])
+                assert self._phase is not None
+                self._phase.load_state_dict(state["phase"])
+            self._stream.load_state_dict(state["stream"])
+            self._bench.generator.set_state(state["generator"].cpu())  # last: making phases draws from it
+        except (KeyError, TypeError, IndexError, RuntimeError, AttributeError) as error:
+            raise CheckpointError(f"the checkpoint does not fit its own configuration: {error}.") from error
+
+    def _current_phase(self) -> tuple[Phase, int]:
+        first = 0
+        for index, (_, steps) in enumerate(self._phases):
+            if self.done < first + steps:
+                if index != self._phase_index:
+                    self._enter(index)
+                assert self._phase is not None
+                return self._phase, self.done - first
+            first += steps
+        raise ParameterError(f"training of {self.config.num_steps} steps is complete.")
+
+    def _enter(self, index: int) -> None:
+        maker, steps = self._phases[index]
+        self._phase_index, self._phase = index, maker(self._bench, steps)
+
+    def _log(self, metrics: Path, figures: dict[str, torch.Tensor]) -> dict[str, str]:
+        values = {name: float(value) for name, value in figures.items()}
+        if not all(math.isfinite(value) for value in values.values()):
+            raise TrainingError(
+                f"step {self.done}: {', '.join(name for name, v in values.items() if not math.isfinite(v))} is not "
+                "finite. The last checkpoint is from before. Try a smaller learning rate, a larger energy penalty, "
+                "or Metropolis-adjusted chains."
+            )
+        record = {"step": self.done, "phase": self._phase_index, **values, "seconds": round(self.seconds, 3)}
+        with metrics.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        return _shown(values, self.done / max(self.seconds, 1e-9))
+
+
+def load_training(folder: Path, load_data: Callable[[str], ImageData], device: torch.device) -> Training:
+    """Rebuild a training from its folder's checkpoint.
+
+    Args:
+        folder: Holds `checkpoint.pt`.
+        load_data: From the data set's name to `ImageData`.
+        device: Where to continue.
+
+    Raises:
+        CheckpointError: If there is no checkpoint, or it is damaged, truncated or foreign.
+    """
+    state = read_checkpoint(folder)
+    training = Training(from_dict(state["config"]), load_data(state["config"]["data"]), device)
+    training.load_state_dict(state)
+    return training
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """The checkpoint of a folder as plain containers.
+
+    Raises:
+        CheckpointError: If there is none, or it is damaged, truncated or foreign.
+    """
+    path = folder / CHECKPOINT
+    try:
+        state = storage.load(path, kind=_KIND)
+        from_dict(state["config"])
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder} holds no {CHECKPOINT}; give the folder of a run of `lamina train`.") from error
+    except (StateError, ParameterError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be used: {error}") from error
+    return state
+
+
+def averaged_model(state: dict[str, Any], image: tuple[int, ...], device: torch.device) -> LatentEBM:
+    """The model with averaged weights of a checkpoint."""
+    config = from_dict(state["config"])
+    model = build_model(config.model, image, seed=config.seed)
+    model.load_state_dict(state["averages"]["model"])
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.to(device)
+
+
+def _shown(values: dict[str, float], steps_per_second: float) -> dict[str, str]:
+    """The figures that matter, for the progress bar."""
+    wanted = {"gap": "energy_gap", "rec": "reconstruction", "acc": "prior_accept", "post": "posterior_accept"}
+    shown = {label: f"{values[name]:.2f}" for label, name in wanted.items() if name in values}
+    return {**shown, "steps/s": f"{steps_per_second:.0f}"}
+
+
+def _keep_until(metrics: Path, step: int) -> None:
+    """Drop figures of steps after the checkpoint, which are about to be computed again."""
+    if not metrics.exists():
+        return
+    lines = [line for line in metrics.read_text().splitlines() if line.endswith("}")]
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    aside = metrics.with_suffix(".part")
+    aside.write_text("".join(line + "\n" for line in kept))
+    aside.replace(metrics)
+
+
+@contextmanager
+def reporting_full_disks(folder: Path) -> Iterator[None]:
+    """Turn the system's errors of writing into one that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, RunFolderError):
+            raise
+        raise RunFolderError(
+            f"writing to {folder} failed: {error}. The last checkpoint there is whole; free some space, or fix the "
+            f"folder's permissions, and continue with: lamina resume {folder}"
+        ) from error

@@ -1,0 +1,96 @@
+"""Pictures of a run: sample grids, reconstructions, energies along chains, training curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lamina.samplers import MissingExtraError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TITLES = {"ebm": "EBM prior", "base": "its Gaussian base prior", "gaussian": "Gaussian-prior model", "data": "data"}
+
+
+def sample_grid(sets: Mapping[str, Tensor], path: Path, *, columns: int = 8) -> None:
+    """Draw sets of images (N, channels, H, W) in [-1, 1], one grid each, side by side."""
+    figure = _figure(3.2 * len(sets), 3.6)
+    for axes, (name, drawn) in zip(_axes(figure, 1, len(sets)), sets.items(), strict=True):
+        _show(axes, _tiled(drawn, columns), TITLES.get(name, name))
+    figure.savefig(path)
+
+
+def reconstructions(x: Tensor, mean: Tensor, path: Path) -> None:
+    """Draw data in the upper row of each pair and their reconstructions below."""
+    pairs = torch.stack([x, mean], dim=1).flatten(0, 1)
+    rows = [pairs[first : first + 32].unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1) for first in (0, 32)]
+    figure = _figure(6.4, 2.2)
+    (axes,) = _axes(figure, 1, 1)
+    _show(axes, _tiled(torch.cat(rows), 16), "data above, reconstructions below")
+    figure.savefig(path)
+
+
+def energy_traces(energies: Tensor, path: Path) -> None:
+    """Draw energies along prior chains, (C, steps): some chains, and the mean over all."""
+    figure = _figure(5.0, 3.2)
+    (axes,) = _axes(figure, 1, 1)
+    axes.plot(energies[:24].T, color="tab:blue", alpha=0.25, linewidth=0.8)
+    axes.plot(energies.mean(0), color="black", label=f"mean of {len(energies)} chains")
+    axes.set_xlabel("step from the base prior")
+    axes.set_ylabel("energy (nats)")
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+def training_curves(metrics: Path, path: Path) -> None:
+    """Draw the figures of a metrics file over steps."""
+    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    names = ["reconstruction", "kl", "energy_gap", "prior_accept", "prior_step_size", "posterior_accept"]
+    shown = [name for name in names if any(name in record for record in records)]
+    if not shown:
+        return
+    figure = _figure(3.2 * len(shown), 2.6)
+    for axes, name in zip(_axes(figure, 1, len(shown)), shown, strict=True):
+        points = [(record["step"], record[name]) for record in records if name in record]
+        axes.plot(*zip(*points, strict=True), linewidth=0.9)
+        axes.set_title(name.replace("_", " "), fontsize=9)
+        axes.set_xlabel("step")
+    figure.savefig(path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "train", "drawing pictures") from error
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _axes(figure: Figure, rows: int, columns: int) -> list[Axes]:
+    return list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def _tiled(drawn: Tensor, columns: int) -> Tensor:
+    """Images (N, channels, H, W) as one picture (H', W', channels) with a thin border between them."""
+    bordered = torch.nn.functional.pad(drawn, (1, 1, 1, 1), value=-1.0)
+    num, channels, height, width = bordered.shape
+    rows = num // columns
+    grid = bordered[: rows * columns].reshape(rows, columns, channels, height, width)
+    return grid.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
+
+
+def _show(axes: Axes, picture: Tensor, title: str) -> None:
+    values = ((picture + 1) / 2).clamp(0, 1).numpy()
+    axes.imshow(values.squeeze(-1) if values.shape[-1] == 1 else values, cmap="gray", vmin=0, vmax=1)
+    axes.set_title(title, fontsize=9)
+    axes.axis("off")

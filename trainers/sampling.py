@@ -1,0 +1,77 @@
+"""Draws from a trained model: prior chains to convergence, posterior chains, images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lamina.models import LatentEBM, Latents
+from lamina.samplers import Samples, sample
+
+from .config import ChainConfig
+
+
+def draw_prior(
+    model: LatentEBM, chains: ChainConfig, num: int, *, num_steps: int, generator: torch.Generator
+) -> tuple[Latents, Samples]:
+    """Draw latents from the joint EBM prior, one chain each.
+
+    Chains start from the base prior. The first half of the steps adapts the step size, the second half runs
+    with it frozen.
+
+    Returns:
+        z, (num, *event_i) per layer, and how the chains did.
+    """
+    start = model.prior.from_latents(model.prior.base.sample(num, generator=generator), chains.space)
+    result = _last_draw(model.prior.energy(chains.space), chains, start, None, num_steps, generator)
+    return _latents(model, chains, result), result
+
+
+def draw_posterior(
+    model: LatentEBM, chains: ChainConfig, x: Tensor, *, num_steps: int, generator: torch.Generator
+) -> Latents:
+    """Draw latents given data, one for each row of x: by the inference model's start, then by chains.
+
+    Chains start from the inference model's draw where the chains say so, else from the base prior.
+    """
+    if chains.start == "encoder" and model.inference is not None:
+        with torch.no_grad():
+            z, _ = model.inference(x, generator=generator)
+    else:
+        z = model.prior.base.sample(len(x), generator=generator)
+    start = model.prior.from_latents(z, chains.space)
+    result = _last_draw(model.posterior_energy(chains.space), chains, start, x, num_steps, generator)
+    return _latents(model, chains, result)
+
+
+@torch.no_grad()
+def images(model: LatentEBM, z: Latents, num_levels: int) -> Tensor:
+    """Mean images of latents, rounded to the data's grey levels, so that rounding tells nobody apart."""
+    mean = model.likelihood.mean(z).clamp(-1, 1)
+    steps = (num_levels - 1) / 2
+    return ((mean + 1) * steps).round() / steps - 1
+
+
+def _last_draw(
+    energy: object, chains: ChainConfig, start: Latents, x: Tensor | None, num_steps: int, generator: torch.Generator
+) -> Samples:
+    num_warmup = num_steps // 2
+    return sample(
+        energy,  # type: ignore[arg-type]
+        chains.kernel,
+        start,
+        num_samples=1,
+        num_warmup=num_warmup,
+        thinning=num_steps - num_warmup,
+        context=x,
+        generator=generator,
+        collect=("energy",),
+        show_progress=False,
+    )
+
+
+@torch.no_grad()
+def _latents(model: LatentEBM, chains: ChainConfig, result: Samples) -> Latents:
+    position = result.chains.position
+    assert isinstance(position, tuple)
+    return model.prior.to_latents(position, chains.space)

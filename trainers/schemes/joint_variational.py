@@ -1,0 +1,60 @@
+"""Joint variational training: an inference model for the posterior, MCMC for the prior."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from lamina.models import base_negative_phase, energy_loss, negative_elbo
+
+from ..chains import TrainingChains
+from .base import ADAM, ADAM_FOR_ENERGIES, Phase, Workbench
+
+
+class JointVariationalPhase(Phase):
+    """Minimise -E_q[log p(x|z)] + KL(q || p_{beta>0}) + E_q[sum_i E_i], with the negative phase of log Z.
+
+    The energies get E_q[grad E_i] - E-[grad E_i]; beta>0 gets the negative phase of log Z, as the base prior
+    is part of the un-normalised density; E- is over prior chains.
+
+    Source: Cui, Wu and Han (CVPR 2023), arXiv 2306.06323, the variant with an inference model.
+    """
+
+    def __init__(self, bench: Workbench, num_steps: int) -> None:
+        super().__init__(bench, num_steps)
+        self._chains = TrainingChains(bench.model, bench.config.prior, bench.config.batch_size, bench.generator)
+
+    def groups(self) -> Iterable[tuple[Iterable[nn.Parameter], float, tuple[float, float]]]:
+        """Energies; generator, base prior and inference model."""
+        model, config = self.bench.model, self.bench.config
+        rest = [p for name, p in model.named_parameters() if not name.startswith("prior.energies.")]
+        return [
+            (model.prior.energies.parameters(), config.energy_learning_rate, ADAM_FOR_ENERGIES),
+            (rest, config.learning_rate, ADAM),
+        ]
+
+    def losses(self, x: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Phase.losses`."""
+        prior = self.bench.model.prior
+        bound, z_data, terms = negative_elbo(self.bench.model, x, generator=self.bench.generator)
+        z_prior, run = self._chains.prior()
+        gap = energy_loss(prior, z_data, z_prior)
+        figures = {
+            "reconstruction": terms["reconstruction"].mean(),
+            "kl": terms["kl"].mean(),
+            "energy_gap": gap.detach(),
+            **self._chains.figures("prior", run),
+        }
+        loss = bound + gap + base_negative_phase(prior, z_prior) + self.energy_penalty(z_data, z_prior)
+        return loss, figures
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Phase.state_dict`."""
+        return {**super().state_dict(), "prior": self._chains.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Phase.load_state_dict`."""
+        super().load_state_dict(state)
+        self._chains.load_state_dict(state["prior"])
