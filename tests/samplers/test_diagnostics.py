@@ -55,6 +55,13 @@ def arviz() -> SimpleNamespace:
     array_stats = pytest.importorskip("arviz_stats.base").array_stats
     axes = {"chain_axis": 0, "draw_axis": 1}
 
+    def mcse_sd(draws: Tensor) -> np.ndarray:
+        """By ArviZ's effective sample size, but of the squared deviations: see `mcse_sd` for the reason."""
+        squares = (draws - draws.mean(dim=(0, 1))).square().numpy()
+        variance = squares.mean(axis=(0, 1))
+        ess = array_stats.ess(squares, method="mean", **axes)
+        return np.asarray(np.sqrt(((squares**2).mean(axis=(0, 1)) - variance**2) / ess / variance / 4))
+
     def ess_tail(draws: Tensor, prob: tuple[float, float] = (0.05, 0.95)) -> np.ndarray:
         return np.asarray(array_stats.ess(draws.numpy(), method="tail", prob=prob, **axes))
 
@@ -65,7 +72,7 @@ def arviz() -> SimpleNamespace:
         ess_tail=ess_tail,
         ess_mean=lambda draws: array_stats.ess(draws.numpy(), method="mean", **axes),
         mcse_mean=lambda draws: array_stats.mcse(draws.numpy(), method="mean", **axes),
-        mcse_sd=lambda draws: array_stats.mcse(draws.numpy(), method="sd", **axes),
+        mcse_sd=mcse_sd,
     )
 
 
@@ -156,7 +163,7 @@ def reference_draws() -> Tensor:
         ("ess_tail", [85.59058050754217, 306.9623599069571]),
         ("ess_mean", [17.973278591965105, 644.4126230221881]),
         ("mcse_mean", [0.1259279853109666, 0.012028704683437984]),
-        ("mcse_sd", [0.07416430159739838, 0.0063004888054211524]),
+        ("mcse_sd", [0.033842320537787594, 0.010165809987915862]),
     ],
 )
 def test_frozen_reference(name: str, expected: list[float]) -> None:
@@ -170,8 +177,10 @@ def test_frozen_reference(name: str, expected: list[float]) -> None:
         for method in ("bulk", "tail", "mean"):
             prob = (0.05, 0.95) if method == "tail" else None
             print("ess", method, array_stats.ess(draws, method=method, prob=prob, **axes).tolist())
-        for method in ("mean", "sd"):
-            print("mcse", method, array_stats.mcse(draws, method=method, **axes).tolist())
+        print("mcse mean", array_stats.mcse(draws, method="mean", **axes).tolist())
+        squares = (draws - draws.mean((0, 1))) ** 2; variance = squares.mean((0, 1))
+        ess = array_stats.ess(squares, method="mean", **axes)
+        print("mcse sd", (((squares**2).mean((0, 1)) - variance**2) / ess / variance / 4) ** 0.5)
     """
     assert_close(DIAGNOSTICS[name](reference_draws()), expected)
 
@@ -201,11 +210,18 @@ def test_mcse_mean_is_the_error_of_the_mean(correlation: float) -> None:
     assert abs(z_squared.mean() - 1) < 4.4 * math.sqrt(2 / 256)
 
 
-def test_mcse_sd_is_the_error_of_the_sd() -> None:
-    """For independent normal draws the sample sd has the error sigma / sqrt(2 S); |z| < 4.4 as for the mean."""
-    draws = ar1((4, 2000, 256), 0.0, seed=3)
-    z_squared = ((draws.std(dim=(0, 1)) - 1) / mcse_sd(draws)).square()
+@pytest.mark.parametrize("correlation", [-0.8, 0.0, 0.9])
+def test_mcse_sd_is_the_error_of_the_sd(correlation: float) -> None:
+    """((sd - truth) / MCSE)**2 has mean 1 and variance 2, also for antithetic chains; |z| < 4.4 as for the mean."""
+    draws = ar1((4, 2000, 256), correlation, seed=3)
+    truth = 1 / math.sqrt(1 - correlation**2)
+    z_squared = ((draws.std(dim=(0, 1)) - truth) / mcse_sd(draws)).square()
     assert abs(z_squared.mean() - 1) < 4.4 * math.sqrt(2 / 256)
+
+
+def test_mcse_sd_of_independent_draws() -> None:
+    """For independent normal draws the sample sd has the error sigma / sqrt(2 S)."""
+    draws = ar1((4, 2000, 256), 0.0, seed=3)
     torch.testing.assert_close(mcse_sd(draws).mean().item(), 1 / math.sqrt(2 * 8000), rtol=0.03, atol=0.0)
 
 
