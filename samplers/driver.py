@@ -203,10 +203,17 @@ def run(
     not checked: a chain that starts where its energy is NaN stays there and is counted as divergent.
 
     Args:
-        energy: See `sample`; likewise `kernel`, `initial`, `context`, `temperature`, `generator`, `noise`,
-            `params` and `chain_batch_size`.
+        energy: See `sample`.
+        kernel: See `sample`.
+        initial: See `sample`.
         num_steps: >= 0.
+        context: See `sample`.
+        temperature: See `sample`.
+        generator: See `sample`.
+        noise: See `sample`.
+        params: See `sample`.
         record_energies: Keep the energy of every step.
+        chain_batch_size: See `sample`.
 
     Returns:
         Final positions without a graph, and a summary per chain.

@@ -32,7 +32,6 @@ class Evaluation:
     Attributes:
         report: For JSON: settings, figures and a flat `summary`.
         samples: Some images of each prior, by name.
-        energies: Energies along prior chains, (C, steps).
     """
 
     report: dict[str, Any]
@@ -114,7 +113,7 @@ def _aggregate_posterior(model: LatentEBM, config: TrainConfig, x: Tensor, gener
     if config.scheme == "joint-mle" or model.inference is None:
         return draw_posterior(model, config.posterior, x, num_steps=config.sample_steps, generator=generator)
     with torch.no_grad():
-        z, _ = model.inference(x, generator=generator)
+        z: Latents = model.inference(x, generator=generator)[0]
     return z
 
 

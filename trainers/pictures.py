@@ -29,8 +29,7 @@ def sample_grid(sets: Mapping[str, Tensor], path: Path, *, columns: int = 8) -> 
 
 def reconstructions(x: Tensor, mean: Tensor, path: Path) -> None:
     """Draw data in the upper row of each pair and their reconstructions below."""
-    pairs = torch.stack([x, mean], dim=1).flatten(0, 1)
-    rows = [pairs[first : first + 32].unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1) for first in (0, 32)]
+    rows = [part[first : first + 16] for first in (0, 16) for part in (x, mean)]
     figure = _figure(6.4, 2.2)
     (axes,) = _axes(figure, 1, 1)
     _show(axes, _tiled(torch.cat(rows), 16), "data above, reconstructions below")

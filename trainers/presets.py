@@ -16,7 +16,7 @@ _DIGITS = TrainConfig(
     posterior=ChainConfig(kernel=HMC(step_size=0.05, num_leapfrog_steps=5, jitter=0.2), num_steps=2),
     num_steps=6000,
     first_stage=2 / 3,
-    baseline_steps=11000,
+    baseline_steps=15000,
     energy_learning_rate=3e-4,
 )
 
