@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,11 +20,12 @@ _MAX_ROWS = 10_000
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """A classifier's last hidden layer, standardised on the training images.
+    """A classifier's last hidden layer, standardised on the training images; units that are silent there are left out.
 
     Attributes:
         weights: Matrices of the hidden layers.
         biases: Their biases.
+        is_live: Which units vary over training images.
         mean: Of the features over training images, (D,).
         scale: Their standard deviations, (D,).
         accuracy: Of the classifier on the test images.
@@ -32,6 +34,7 @@ class ImageFeatures:
 
     weights: list[Array]
     biases: list[Array]
+    is_live: npt.NDArray[np.bool_]
     mean: Array
     scale: Array
     accuracy: float
@@ -39,7 +42,8 @@ class ImageFeatures:
 
     def __call__(self, images: Tensor) -> Array:
         """Standardised features (N, D) of images (N, *image) in [-1, 1]."""
-        return (_hidden(self.weights, self.biases, images) - self.mean) / self.scale
+        hidden = _hidden(self.weights, self.biases, images)[:, self.is_live]
+        return (hidden - self.mean) / self.scale
 
 
 def train_features(data: ImageData) -> ImageFeatures:
@@ -60,13 +64,15 @@ def train_features(data: ImageData) -> ImageFeatures:
         network.fit(_flat(images), labels.numpy())
     weights, biases = [np.asarray(w, float) for w in network.coefs_[:-1]], network.intercepts_[:-1]
     hidden = _hidden(weights, biases, images)
+    is_live = hidden.std(0) > 1e-3 * hidden.std(0).max()
     return ImageFeatures(
         weights,
         biases,
-        hidden.mean(0),
-        np.maximum(hidden.std(0), 1e-6),
+        is_live,
+        hidden[:, is_live].mean(0),
+        hidden[:, is_live].std(0),
         float(network.score(_flat(data.test), data.test_labels.numpy())),
-        f"last hidden layer (32 units) of an MLP classifier 64-32, trained on {len(images)} training images",
+        f"last hidden layer ({is_live.sum()} units) of an MLP classifier 64-32, trained on {len(images)} training images",
     )
 
 

@@ -11,13 +11,13 @@ from .config import ChainConfig, ModelConfig, TrainConfig
 
 _DIGITS = TrainConfig(
     data="digits",
-    model=ModelConfig(latents=(16, 8), sigma=0.2),
-    prior=ChainConfig(kernel=HMC(step_size=0.2, num_leapfrog_steps=5, jitter=0.2), num_steps=2),
-    posterior=ChainConfig(kernel=HMC(step_size=0.05, num_leapfrog_steps=5, jitter=0.2), num_steps=2),
-    num_steps=6000,
-    first_stage=2 / 3,
-    baseline_steps=15000,
-    energy_learning_rate=3e-4,
+    model=ModelConfig(latents=(16, 8), sigma=0.1),
+    prior=ChainConfig(kernel=HMC(step_size=0.2, num_leapfrog_steps=3, jitter=0.2), num_steps=2),
+    posterior=ChainConfig(kernel=HMC(step_size=0.05, num_leapfrog_steps=3, jitter=0.2), num_steps=2),
+    num_steps=5000,
+    first_stage=0.7,
+    baseline_steps=10500,
+    energy_learning_rate=1e-3,
 )
 
 _MNIST = replace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -31,10 +32,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 def hierarchy(events: Events, dtype: torch.dtype = torch.float64) -> GaussianHierarchy:
     """Conditionals by networks with weights large enough that means and scales vary with the layer above."""
     with seeded_init(1):
-        below = [
-            MLPGaussian(math.prod(above), event, [8])
-            for event, above in zip(events[:-1], events[1:], strict=True)
-        ]
+        below = [MLPGaussian(math.prod(above), event, [8]) for event, above in pairwise(events)]
     for conditional in below:
         for weight in conditional.parameters():
             weight.data *= 1.5
@@ -78,7 +76,7 @@ def test_density_times_jacobian_is_the_standard_normal(events: Events) -> None:
     layout = Layout.of(u)
 
     def transform(flat: Tensor) -> Tensor:
-        z = base.transform(layout.unravel(flat.unsqueeze(0)))  # type: ignore[arg-type]
+        z = base.transform(layout.unravel(flat.unsqueeze(0)))
         return layout.ravel(z).squeeze(0)
 
     flat = layout.ravel(u)
@@ -137,7 +135,7 @@ def test_draws_come_from_the_generator_given(events: Events, dtype: torch.dtype)
 
 
 def test_layers_of_noise_are_independent_draws() -> None:
-    z1, z2 = GaussianHierarchy((4,), [LinearGaussian(4, (4,))]).noise(50, generator=seeded())
+    z1, z2 = hierarchy([(4,), (4,)]).noise(50, generator=seeded())
     assert not torch.equal(z1, z2)
 
 
