@@ -1,4 +1,4 @@
-"""Progress of long work: a tqdm bar, or plain lines where tqdm is not installed."""
+"""Progress of long work: a tqdm bar on a terminal; plain lines in a file, or where tqdm is not installed."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ def progress(total: int, label: str, *, enabled: bool | None = None) -> Progress
     try:
         import tqdm
     except ImportError:
+        return _Lines(total, label, sys.stderr)
+    if not sys.stderr.isatty():
         return _Lines(total, label, sys.stderr)
     return _Bar(tqdm.tqdm(total=total, desc=label, mininterval=0.3, dynamic_ncols=True))
 

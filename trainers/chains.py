@@ -20,6 +20,10 @@ class TrainingChains:
     The parameters are constant within a run; between two runs the step size follows the kernel's target
     acceptance. Positions may persist; energies and gradients never do, as weights change between runs.
 
+    What persists of prior chains is their position in their own space: u stays standard normal while the base
+    prior learns. What persists of posterior chains is z, which the data pin down. Kept in u, z would follow the
+    base prior wherever it goes, and nothing would keep the base prior's scales from shrinking to nothing.
+
     Args:
         model: The model; it is read anew at each run.
         config: Kernel, number of steps, space and start.
@@ -39,9 +43,11 @@ class TrainingChains:
     ) -> None:
         self._model, self._config, self._generator = model, config, generator
         self._num_chains = num_chains
+        self._keeps_latents = num_rows is not None
         self._memory: Latents | None = None
         if config.start == "persistent":
-            self._memory = self._ancestral(num_chains if num_rows is None else num_rows)
+            start = self._ancestral(num_chains if num_rows is None else num_rows)
+            self._memory = self._latents(start) if self._keeps_latents else start
         self.params = config.kernel.init_params(self._ancestral(1))
         target = config.kernel.target_accept
         self._tracking = None if target is None else Tracking(target_accept=target)
@@ -76,14 +82,14 @@ class TrainingChains:
         )
         position = result.position
         assert isinstance(position, tuple)
+        z = self._latents(position)
         if self._memory is not None:
-            for stored, part in zip(self._memory, position, strict=True):
+            for stored, part in zip(self._memory, z if self._keeps_latents else position, strict=True):
                 stored[rows] = part
         if self._tracking is not None:
             step_size = self._tracking.update(self.params.step_size, result.accept_prob)
             self.params = with_step_size(self.params, step_size)
-        with torch.no_grad():
-            return self._model.prior.to_latents(position, self._config.space), result
+        return z, result
 
     def _start(self, rows: slice | Tensor, x: Tensor | None) -> Latents:
         space = self._config.space
@@ -100,8 +106,18 @@ class TrainingChains:
                     z, _ = self._model.inference(x, generator=self._generator)
                     return self._model.prior.from_latents(z, space)
             case "persistent":
-                assert self._memory is not None
-                return self._restarted(tuple(part[rows] for part in self._memory))
+                return self._restarted(self._remembered(rows))
+
+    @torch.no_grad()
+    def _remembered(self, rows: slice | Tensor) -> Latents:
+        """Where the chains of these rows were left, in their own space."""
+        assert self._memory is not None
+        kept = tuple(part[rows] for part in self._memory)
+        return self._model.prior.from_latents(kept, self._config.space) if self._keeps_latents else kept
+
+    @torch.no_grad()
+    def _latents(self, position: Latents) -> Latents:
+        return self._model.prior.to_latents(position, self._config.space)
 
     def _restarted(self, position: Latents) -> Latents:
         """Replace a share of the chains by ancestral draws."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -79,6 +78,10 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{part}-start", metavar="START", help="noise, ancestral, encoder or persistent")
     parser.add_argument("--max-steps", type=int, metavar="N", help="stop after so many gradient steps")
     parser.add_argument("--baseline-steps", type=int, metavar="N", help="of the Gaussian-prior model; 0 leaves it out")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="rows per step, and number of prior chains")
+    parser.add_argument("--learning-rate", type=float, metavar="R", help="of generator, base prior, inference model")
+    parser.add_argument("--energy-learning-rate", type=float, metavar="R", help="of the energies")
+    parser.add_argument("--energy-penalty", type=float, metavar="W", help="weight of the squared energies in the loss")
     parser.add_argument("--seed", type=int, help="seeds everything")
     _add_common(parser)
     parser.set_defaults(run=_train)
@@ -115,18 +118,22 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     config = _configured(preset(options.data, options.recipe), options)
-    show = True if sys.stderr.isatty() or not os.environ.get("CI") else None
-    result = start(config, options.out, data_root=options.data_root, device=options.device, show_progress=show)
+    result = start(config, options.out, data_root=options.data_root, device=options.device, show_progress=True)
     _report(options.out, result)
 
 
 def _configured(config: TrainConfig, options: argparse.Namespace) -> TrainConfig:
     """The preset with whatever was given on the command line in its place."""
-    chosen = {
-        name: getattr(options, name)
-        for name in ("scheme", "seed", "baseline_steps")
-        if getattr(options, name) is not None
-    }
+    names = (
+        "scheme",
+        "seed",
+        "baseline_steps",
+        "batch_size",
+        "learning_rate",
+        "energy_learning_rate",
+        "energy_penalty",
+    )
+    chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     for part in ("prior", "posterior"):
         chosen[part] = _chains(
             getattr(config, part),

@@ -22,6 +22,8 @@ NUM_SAMPLES = 2000
 """Images drawn from each model."""
 MAX_HELD_OUT = 2000
 """Held-out images compared with, at most."""
+NUM_SHOWN = 32
+"""Held-out images shown with their reconstructions; twice as many samples are shown."""
 _EVALUATION_SEED = 1_000_003
 
 
@@ -32,10 +34,12 @@ class Evaluation:
     Attributes:
         report: For JSON: settings, figures and a flat `summary`.
         samples: Some images of each prior, by name.
+        reconstructions: Some held-out images, and their means given a draw of the posterior.
     """
 
     report: dict[str, Any]
     samples: dict[str, Tensor]
+    reconstructions: tuple[Tensor, Tensor]
 
 
 def evaluate(
@@ -73,7 +77,12 @@ def evaluate(
         "reconstruction_error": _reconstruction_error(model, posterior_z, held_out),
         "summary": {f"{measure}/{name}": value for name, row in figures.items() for measure, value in row.items()},
     }
-    return Evaluation(report, {name: drawn[:64].cpu() for name, drawn in sets.items()})
+    some = tuple(part[:NUM_SHOWN] for part in posterior_z)
+    return Evaluation(
+        report,
+        {name: drawn[: 2 * NUM_SHOWN].cpu() for name, drawn in sets.items()},
+        (held_out[:NUM_SHOWN].cpu(), images(model, some, data.num_levels).cpu()),
+    )
 
 
 def table(summary: Mapping[str, float]) -> str:

@@ -72,7 +72,7 @@ def train_features(data: ImageData) -> ImageFeatures:
         hidden[:, is_live].mean(0),
         hidden[:, is_live].std(0),
         float(network.score(_flat(data.test), data.test_labels.numpy())),
-        f"last hidden layer ({is_live.sum()} units) of an MLP classifier 64-32, trained on {len(images)} training images",
+        f"last hidden layer ({is_live.sum()} units) of an MLP classifier 64-32 of {len(images)} training images",
     )
 
 

@@ -7,8 +7,6 @@ and `pictures/`. Whatever is missing when a run is resumed is made; what is ther
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +36,14 @@ def start(
 
     Raises:
         RunFolderError: If the folder exists and is not empty, or cannot be made.
+        DataError: If the data are not found, or are not the published ones.
     """
     data = load(config.data, data_root=data_root)
     _make_folder(folder)
     with reporting_full_disks(folder):
         (folder / CONFIG).write_text(json.dumps(to_dict(config), indent=2) + "\n")
         _prepare(config, data, folder, device)
-    return resume(folder, data_root=data_root, device=device, show_progress=show_progress)
+    return _finish(folder, data, device, show_progress)
 
 
 def resume(folder: Path, *, data_root: Path | None, device: torch.device, show_progress: bool | None) -> Evaluation:
@@ -54,42 +53,16 @@ def resume(folder: Path, *, data_root: Path | None, device: torch.device, show_p
         CheckpointError: If the folder's checkpoint is missing, damaged, truncated or foreign.
         DataError: If the data it was trained on are not found.
     """
-    load_data = partial(load, data_root=data_root)
-    training = _load(folder, load_data, device)
-    config = training.config
-    training.run(folder, label=f"{config.scheme} on {config.data}", show_progress=show_progress)
-    if config.baseline_steps:
-        if not (folder / BASELINE / CHECKPOINT).exists():
-            (folder / BASELINE).mkdir(exist_ok=True)
-            _prepare(config.baseline(), load_data(config.data), folder / BASELINE, device)
-        baseline = _load(folder / BASELINE, load_data, device)
-        baseline.run(folder / BASELINE, label="the Gaussian-prior model to compare with", show_progress=show_progress)
-    return evaluate_run(folder, data_root=data_root, device=device)
+    return _finish(folder, _load_data(read_checkpoint(folder), data_root), device, show_progress)
 
 
 def evaluate_run(folder: Path, *, data_root: Path | None, device: torch.device) -> Evaluation:
-    """Measure a trained run, and write `evaluation.json` and the pictures."""
-    state = read_checkpoint(folder)
-    config = from_dict(state["config"])
-    torch.set_num_threads(config.num_threads)
-    data = load(config.data, data_root=data_root)
-    model = averaged_model(state, data.image_shape, device)
-    baseline_state = read_checkpoint(folder / BASELINE) if (folder / BASELINE / CHECKPOINT).exists() else None
-    baseline = None if baseline_state is None else averaged_model(baseline_state, data.image_shape, device)
-    result = evaluate(model, baseline, config, data, device)
-    result.report["data"] = {"name": config.data, "checksum": data.checksum, "source": data.source}
-    result.report["seconds"] = {
-        "model": round(state["seconds"], 1),
-        **({} if baseline_state is None else {"gaussian": round(baseline_state["seconds"], 1)}),
-    }
-    result.report["steps"] = {
-        "model": state["done"],
-        **({} if baseline_state is None else {"gaussian": baseline_state["done"]}),
-    }
-    with reporting_full_disks(folder):
-        (folder / EVALUATION).write_text(json.dumps(result.report, indent=2) + "\n")
-        _draw_pictures(folder, model, config, data, result, device)
-    return result
+    """Measure a trained run, and write `evaluation.json` and the pictures.
+
+    Raises:
+        CheckpointError: As `resume`; likewise DataError.
+    """
+    return _evaluate(folder, _load_data(read_checkpoint(folder), data_root), device)
 
 
 def sample_run(
@@ -124,10 +97,43 @@ def _prepare(config: TrainConfig, data: ImageData, folder: Path, device: torch.d
     Training(config, data, device).save(folder)
 
 
-def _load(folder: Path, load_data: Callable[[str], ImageData], device: torch.device) -> Training:
-    training = load_training(folder, load_data, device)
-    torch.set_num_threads(training.config.num_threads)
-    return training
+def _load_data(state: dict[str, Any], data_root: Path | None) -> ImageData:
+    """The data of a checkpoint: from the given folder, else from where they were, else from the usual places."""
+    source = Path(state["data_source"])
+    return load(state["config"]["data"], data_root=data_root or (source if source.is_dir() else None))
+
+
+def _finish(folder: Path, data: ImageData, device: torch.device, show_progress: bool | None) -> Evaluation:
+    """Do what is left of the job."""
+    training = load_training(folder, data, device)
+    config = training.config
+    torch.set_num_threads(config.num_threads)
+    training.run(folder, label=f"{config.scheme} on {config.data}", show_progress=show_progress)
+    if config.baseline_steps:
+        if not (folder / BASELINE / CHECKPOINT).exists():
+            with reporting_full_disks(folder):
+                (folder / BASELINE).mkdir(exist_ok=True)
+                _prepare(config.baseline(), data, folder / BASELINE, device)
+        baseline = load_training(folder / BASELINE, data, device)
+        baseline.run(folder / BASELINE, label="its Gaussian-prior rival", show_progress=show_progress)
+    return _evaluate(folder, data, device)
+
+
+def _evaluate(folder: Path, data: ImageData, device: torch.device) -> Evaluation:
+    states = {"model": read_checkpoint(folder)}
+    if (folder / BASELINE / CHECKPOINT).exists():
+        states["gaussian"] = read_checkpoint(folder / BASELINE)
+    models = {name: averaged_model(state, data.image_shape, device) for name, state in states.items()}
+    config = from_dict(states["model"]["config"])
+    torch.set_num_threads(config.num_threads)
+    result = evaluate(models["model"], models.get("gaussian"), config, data, device)
+    result.report["data"] = {"name": config.data, "checksum": data.checksum, "source": data.source}
+    result.report["seconds"] = {name: round(state["seconds"], 1) for name, state in states.items()}
+    result.report["steps"] = {name: state["done"] for name, state in states.items()}
+    with reporting_full_disks(folder):
+        (folder / EVALUATION).write_text(json.dumps(result.report, indent=2) + "\n")
+        _draw_pictures(folder, models["model"], config, data, result, device)
+    return result
 
 
 def _draw_pictures(
@@ -136,11 +142,7 @@ def _draw_pictures(
     target = folder / PICTURES
     target.mkdir(exist_ok=True)
     pictures.sample_grid({**result.samples, "data": data.test[:64]}, target / "samples.png")
-    x = data.test[:32].to(device)
-    if model.inference is not None and config.scheme != "joint-mle":
-        with torch.no_grad():
-            mean = model.likelihood.mean(model.inference.mean(x))
-        pictures.reconstructions(x.cpu(), mean.cpu(), target / "reconstructions.png")
+    pictures.reconstructions(*result.reconstructions, target / "reconstructions.png")
     pictures.energy_traces(_energies_along_chains(model, config, device), target / "energies.png")
     pictures.training_curves(folder / METRICS, target / "training.png")
 

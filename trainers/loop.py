@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class Training:
 
     def __init__(self, config: TrainConfig, data: ImageData, device: torch.device) -> None:
         self.config = config
+        self._source = data
         self._data = data.train.to(device)
         self.model = build_model(config.model, data.image_shape, seed=config.seed).to(device)
         self.averages = Averages(self.model, config.averaging)
@@ -54,7 +55,6 @@ class Training:
         self.seconds = 0.0
         self._phase_index = -1
         self._phase: Phase | None = None
-        self._checksum, self._num_levels = data.checksum, data.num_levels
 
     def run(self, folder: Path, *, label: str, show_progress: bool | None = None) -> None:
         """Train to the end, from wherever this stands; checkpoints and figures go to the folder.
@@ -70,13 +70,13 @@ class Training:
         with reporting_full_disks(folder), progress(total - self.done, label, enabled=show_progress) as bar:
             while self.done < total:
                 figures = self.step()
-                is_last = self.done == total
+                is_checkpoint = self.done % self.config.checkpoint_every == 0 or self.done == total
                 shown = None
-                if self.done % _LOG_EVERY == 0 or is_last:
+                if self.done % _LOG_EVERY == 0 or is_checkpoint:  # figures first: they refuse what is not finite
                     self.seconds = time.perf_counter() - started
                     shown = self._log(metrics, figures)
                 bar.advance(shown)
-                if self.done % self.config.checkpoint_every == 0 or is_last:
+                if is_checkpoint:
                     self.save(folder)
 
     def step(self) -> dict[str, torch.Tensor]:
@@ -96,9 +96,10 @@ class Training:
         """Everything the next step reads, in tensors and plain containers."""
         return {
             "config": to_dict(self.config),
-            "data_checksum": self._checksum,
+            "data_checksum": self._source.checksum,
+            "data_source": self._source.source,
             "image_shape": list(self._data.shape[1:]),
-            "num_levels": self._num_levels,
+            "num_levels": self._source.num_levels,
             "done": self.done,
             "seconds": self.seconds,
             "model": self.model.state_dict(),
@@ -116,10 +117,11 @@ class Training:
             CheckpointError: If it belongs to other data or another configuration, or lacks something.
         """
         try:
-            if state["data_checksum"] != self._checksum:
+            if state["data_checksum"] != self._source.checksum:
                 raise CheckpointError(
                     f"the checkpoint was trained on other data of the name {self.config.data!r} (checksum "
-                    f"{state['data_checksum'][:12]} there, {self._checksum[:12]} here). Use the data it was trained on."
+                    f"{state['data_checksum'][:12]} there, {self._source.checksum[:12]} here). "
+                    "Use the data it was trained on."
                 )
             self.model.load_state_dict(state["model"])
             self.averages.load_state_dict(state["averages"])
@@ -162,19 +164,14 @@ class Training:
         return _shown(values, self.done / max(self.seconds, 1e-9))
 
 
-def load_training(folder: Path, load_data: Callable[[str], ImageData], device: torch.device) -> Training:
+def load_training(folder: Path, data: ImageData, device: torch.device) -> Training:
     """Rebuild a training from its folder's checkpoint.
 
-    Args:
-        folder: Holds `checkpoint.pt`.
-        load_data: From the data set's name to `ImageData`.
-        device: Where to continue.
-
     Raises:
-        CheckpointError: If there is no checkpoint, or it is damaged, truncated or foreign.
+        CheckpointError: If there is no checkpoint, it is damaged, truncated or foreign, or from other data.
     """
     state = read_checkpoint(folder)
-    training = Training(from_dict(state["config"]), load_data(state["config"]["data"]), device)
+    training = Training(from_dict(state["config"]), data, device)
     training.load_state_dict(state)
     return training
 

@@ -13,7 +13,9 @@ _DIGITS = TrainConfig(
     data="digits",
     model=ModelConfig(latents=(16, 8), sigma=0.1),
     prior=ChainConfig(kernel=HMC(step_size=0.2, num_leapfrog_steps=3, jitter=0.2), num_steps=2),
-    posterior=ChainConfig(kernel=HMC(step_size=0.05, num_leapfrog_steps=3, jitter=0.2), num_steps=2),
+    posterior=ChainConfig(
+        kernel=HMC(step_size=0.05, num_leapfrog_steps=3, jitter=0.2), num_steps=2, restart_fraction=0.0
+    ),
     num_steps=5000,
     first_stage=0.7,
     baseline_steps=10500,
