@@ -117,7 +117,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    config = _configured(preset(options.data, options.recipe), options)
+    config = _configured(preset(options.data, options.recipe, options.scheme), options)
     result = start(config, options.out, data_root=options.data_root, device=options.device, show_progress=True)
     _report(options.out, result)
 

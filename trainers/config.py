@@ -153,9 +153,8 @@ class TrainConfig:
         check_count("max_steps", max_steps, 1)
         if max_steps >= self.num_steps:
             return self
-        return replace(
-            self, num_steps=max_steps, baseline_steps=max(1, self.baseline_steps * max_steps // self.num_steps)
-        )
+        shortened = -(-self.baseline_steps * max_steps // self.num_steps)  # rounded up: none stay none
+        return replace(self, num_steps=max_steps, baseline_steps=shortened)
 
     def baseline(self) -> TrainConfig:
         """The run of the Gaussian-prior model of the same networks."""
