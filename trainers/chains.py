@@ -143,5 +143,7 @@ class TrainingChains:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
-        self._memory = None if state["memory"] is None else tuple(part.clone() for part in state["memory"])
-        self.params = with_step_size(self.params, state["step_size"])
+        device = self._generator.device
+        memory = state["memory"]
+        self._memory = None if memory is None else tuple(part.to(device, copy=True) for part in memory)
+        self.params = with_step_size(self.params, state["step_size"].to(device))

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import torch
 
-from lamina.samplers import KERNELS, LaminaError, ParameterError
+from lamina.samplers import KERNELS, LaminaError
+from lamina.samplers.checks import check_count
 
 from . import pictures
-from .config import ChainConfig, TrainConfig, from_dict
+from .config import ChainConfig, TrainConfig, check_seed, from_dict
 from .data import DATASETS
+from .errors import RunFolderError
 from .evaluate import Evaluation, table
 from .job import EVALUATION, PICTURES, evaluate_run, resume, sample_run, start
 from .loop import read_checkpoint
@@ -82,6 +84,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning-rate", type=float, metavar="R", help="of generator, base prior, inference model")
     parser.add_argument("--energy-learning-rate", type=float, metavar="R", help="of the energies")
     parser.add_argument("--energy-penalty", type=float, metavar="W", help="weight of the squared energies in the loss")
+    parser.add_argument("--checkpoint-every", type=int, metavar="N", help="steps between checkpoints")
     parser.add_argument("--seed", type=int, help="seeds everything")
     _add_common(parser)
     parser.set_defaults(run=_train)
@@ -100,8 +103,8 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step-size", type=float, metavar="H", help="where its step size starts")
     parser.add_argument("--steps", type=int, metavar="N", help="steps of the chains, half of them to adapt")
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="picture to write (default: in the run folder)")
-    parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="PNG picture to write (default: in the run folder)")
+    parser.add_argument("--device", type=_device, default="cpu", help="cpu or cuda (default: cpu)")
     parser.set_defaults(run=_sample)
 
 
@@ -113,7 +116,15 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder with the data set's files")
-    parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--device", type=_device, default="cpu", help="cpu or cuda (default: cpu)")
+
+
+def _device(name: str) -> torch.device:
+    """A device that is there, for argparse."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # no such kind; PyTorch built without it
+        raise argparse.ArgumentTypeError(f"{name!r} is not available here ({str(error).splitlines()[0]})") from error
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -124,10 +135,13 @@ def _train(options: argparse.Namespace) -> None:
 
 def _configured(config: TrainConfig, options: argparse.Namespace) -> TrainConfig:
     """The preset with whatever was given on the command line in its place."""
+    if options.max_steps is not None:
+        config = config.capped(options.max_steps)  # first: a baseline of a given length keeps it
     names = (
         "scheme",
         "seed",
         "baseline_steps",
+        "checkpoint_every",
         "batch_size",
         "learning_rate",
         "energy_learning_rate",
@@ -143,8 +157,7 @@ def _configured(config: TrainConfig, options: argparse.Namespace) -> TrainConfig
             space=getattr(options, f"{part}_space"),
             start=getattr(options, f"{part}_start"),
         )
-    config = replace(config, **chosen)
-    return config if options.max_steps is None else config.capped(options.max_steps)
+    return replace(config, **chosen)
 
 
 def _chains(chains: ChainConfig, *, sampler: str | None, step_size: float | None, **settings: object) -> ChainConfig:
@@ -160,8 +173,8 @@ def _resume(options: argparse.Namespace) -> None:
 
 
 def _sample(options: argparse.Namespace) -> None:
-    if options.num < 1:
-        raise ParameterError(f"--num must be at least 1; got {options.num}.")
+    check_count("--num", options.num, 1)
+    check_seed(options.seed)
     own = from_dict(read_checkpoint(options.folder)["config"]).prior
     chains = _chains(own, sampler=options.sampler, step_size=options.step_size)
     drawn, accept = sample_run(
@@ -173,7 +186,11 @@ def _sample(options: argparse.Namespace) -> None:
         device=options.device,
     )
     out = options.out or options.folder / PICTURES / f"sample-{type(chains.kernel).__name__.lower()}-{options.seed}.png"
-    pictures.sample_grid({"ebm": drawn}, out, columns=min(8, options.num))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        pictures.sample_grid({"ebm": drawn}, out, columns=min(8, options.num))
+    except OSError as error:
+        raise RunFolderError(f"{out} cannot be written: {error}. Choose another --out.") from error
     print(f"{options.num} images by {chains.kernel} (mean acceptance {accept:.2f}): {out}")
 
 

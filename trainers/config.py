@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
@@ -23,6 +24,13 @@ def check_choice(kind: str, value: str, choices: Any) -> None:
     """Raise UnknownNameError unless `value` is one of the choices of a Literal type."""
     if value not in get_args(choices):
         raise UnknownNameError(kind, value, get_args(choices))
+
+
+def check_seed(seed: int) -> None:
+    """Raise unless a generator takes the seed."""
+    check_count("seed", seed, 0)
+    if seed >= 2**63:
+        raise ParameterError(f"seed must be below 2**63; got {seed}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,14 +143,14 @@ class TrainConfig:
         for name in ("num_steps", "batch_size", "sample_steps", "checkpoint_every", "num_threads"):
             check_count(name, getattr(self, name), 1)
         check_count("baseline_steps", self.baseline_steps, 0)
-        check_count("seed", self.seed, 0)
+        check_seed(self.seed)
         check_positive("learning_rate", self.learning_rate)
         check_positive("energy_learning_rate", self.energy_learning_rate)
         for name in ("first_stage", "averaging"):
             if not 0 <= getattr(self, name) < 1:
                 raise ParameterError(f"{name} must lie in [0, 1); got {getattr(self, name)}.")
-        if self.energy_penalty < 0:
-            raise ParameterError(f"energy_penalty must not be negative; got {self.energy_penalty}.")
+        if not 0 <= self.energy_penalty < math.inf:
+            raise ParameterError(f"energy_penalty must be finite and not negative; got {self.energy_penalty}.")
         if self.prior.start == "encoder":
             raise ParameterError(
                 "prior chains have no data row to encode; start them with noise, ancestral or persistent."

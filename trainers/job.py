@@ -20,7 +20,16 @@ from .config import ChainConfig, TrainConfig, from_dict, to_dict
 from .data import ImageData, load
 from .errors import RunFolderError
 from .evaluate import Evaluation, evaluate
-from .loop import CHECKPOINT, METRICS, Training, averaged_model, load_training, read_checkpoint, reporting_full_disks
+from .loop import (
+    CHECKPOINT,
+    METRICS,
+    Training,
+    averaged_model,
+    load_training,
+    read_checkpoint,
+    read_metrics,
+    reporting_full_disks,
+)
 from .sampling import draw_prior, images
 
 CONFIG = "config.json"
@@ -39,10 +48,11 @@ def start(
         DataError: If the data are not found, or are not the published ones.
     """
     data = load(config.data, data_root=data_root)
+    training = Training(config, data, device)  # before the folder: what cannot begin leaves nothing behind
     _make_folder(folder)
     with reporting_full_disks(folder):
         (folder / CONFIG).write_text(json.dumps(to_dict(config), indent=2) + "\n")
-        _prepare(config, data, folder, device)
+        training.save(folder)  # step zero, so that a run can be resumed from its first moment
     return _finish(folder, data, device, show_progress)
 
 
@@ -74,9 +84,8 @@ def sample_run(
     torch.set_num_threads(config.num_threads)
     model = averaged_model(state, tuple(state["image_shape"]), device)
     generator = torch.Generator(device).manual_seed(seed)
-    z, result = draw_prior(
-        model, chains or config.prior, num, num_steps=num_steps or config.sample_steps, generator=generator
-    )
+    num_steps = config.sample_steps if num_steps is None else num_steps
+    z, result = draw_prior(model, chains or config.prior, num, num_steps=num_steps, generator=generator)
     return images(model, z, state["num_levels"]).cpu(), float(result.accept_prob.mean())
 
 
@@ -90,11 +99,6 @@ def _make_folder(folder: Path) -> None:
         raise RunFolderError(
             f"{folder} exists and is not empty. Continue it with `lamina resume {folder}`, or choose another --out."
         )
-
-
-def _prepare(config: TrainConfig, data: ImageData, folder: Path, device: torch.device) -> None:
-    """Write the checkpoint of step zero, so that a run can be resumed from its first moment."""
-    Training(config, data, device).save(folder)
 
 
 def _load_data(state: dict[str, Any], data_root: Path | None) -> ImageData:
@@ -113,7 +117,7 @@ def _finish(folder: Path, data: ImageData, device: torch.device, show_progress: 
         if not (folder / BASELINE / CHECKPOINT).exists():
             with reporting_full_disks(folder):
                 (folder / BASELINE).mkdir(exist_ok=True)
-                _prepare(config.baseline(), data, folder / BASELINE, device)
+                Training(config.baseline(), data, device).save(folder / BASELINE)
         baseline = load_training(folder / BASELINE, data, device)
         baseline.run(folder / BASELINE, label="its Gaussian-prior rival", show_progress=show_progress)
     return _evaluate(folder, data, device)
@@ -144,7 +148,7 @@ def _draw_pictures(
     pictures.sample_grid({**result.samples, "data": data.test[:64]}, target / "samples.png")
     pictures.reconstructions(*result.reconstructions, target / "reconstructions.png")
     pictures.energy_traces(_energies_along_chains(model, config, device), target / "energies.png")
-    pictures.training_curves(folder / METRICS, target / "training.png")
+    pictures.training_curves(read_metrics(folder / METRICS), target / "training.png")
 
 
 def _energies_along_chains(model: LatentEBM, config: TrainConfig, device: torch.device) -> torch.Tensor:

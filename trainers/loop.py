@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,21 @@ CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
 _KIND = "lamina training"
 _LOG_EVERY = 20
+_ENTRIES = (
+    "config",
+    "data_checksum",
+    "data_source",
+    "image_shape",
+    "num_levels",
+    "done",
+    "seconds",
+    "model",
+    "averages",
+    "generator",
+    "stream",
+    "phase_index",
+    "phase",
+)
 
 
 class Training:
@@ -64,10 +79,10 @@ class Training:
             RunFolderError: If a file cannot be written; the last checkpoint survives.
         """
         metrics = folder / METRICS
-        _keep_until(metrics, self.done)
         started = time.perf_counter() - self.seconds
         total = self.config.num_steps
         with reporting_full_disks(folder), progress(total - self.done, label, enabled=show_progress) as bar:
+            _keep_until(metrics, self.done)
             while self.done < total:
                 figures = self.step()
                 is_checkpoint = self.done % self.config.checkpoint_every == 0 or self.done == total
@@ -77,6 +92,7 @@ class Training:
                     shown = self._log(metrics, figures)
                 bar.advance(shown)
                 if is_checkpoint:
+                    self._check_weights()
                     self.save(folder)
 
     def step(self) -> dict[str, torch.Tensor]:
@@ -116,7 +132,7 @@ class Training:
         Raises:
             CheckpointError: If it belongs to other data or another configuration, or lacks something.
         """
-        try:
+        with _fitting_checkpoints():
             if state["data_checksum"] != self._source.checksum:
                 raise CheckpointError(
                     f"the checkpoint was trained on other data of the name {self.config.data!r} (checksum "
@@ -132,8 +148,6 @@ class Training:
                 self._phase.load_state_dict(state["phase"])
             self._stream.load_state_dict(state["stream"])
             self._bench.generator.set_state(state["generator"].cpu())  # last: making phases draws from it
-        except (KeyError, TypeError, IndexError, RuntimeError, AttributeError) as error:
-            raise CheckpointError(f"the checkpoint does not fit its own configuration: {error}.") from error
 
     def _current_phase(self) -> tuple[Phase, int]:
         first = 0
@@ -152,16 +166,22 @@ class Training:
 
     def _log(self, metrics: Path, figures: dict[str, torch.Tensor]) -> dict[str, str]:
         values = {name: float(value) for name, value in figures.items()}
-        if not all(math.isfinite(value) for value in values.values()):
-            raise TrainingError(
-                f"step {self.done}: {', '.join(name for name, v in values.items() if not math.isfinite(v))} is not "
-                "finite. The last checkpoint is from before. Try a smaller learning rate, a larger energy penalty, "
-                "or Metropolis-adjusted chains."
-            )
+        self._refuse([name for name, value in values.items() if not math.isfinite(value)])
         record = {"step": self.done, "phase": self._phase_index, **values, "seconds": round(self.seconds, 3)}
         with metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
         return _shown(values, self.done / max(self.seconds, 1e-9))
+
+    def _check_weights(self) -> None:
+        """A finite loss may have a gradient that is not; a checkpoint of such weights would be beyond help."""
+        self._refuse([name for name, weight in self.model.named_parameters() if not weight.isfinite().all()])
+
+    def _refuse(self, names: Sequence[str]) -> None:
+        if names:
+            raise TrainingError(
+                f"step {self.done}: {', '.join(names)} is not finite. The last checkpoint is from before. Try a "
+                "smaller learning rate, a larger energy penalty, or Metropolis-adjusted chains."
+            )
 
 
 def load_training(folder: Path, data: ImageData, device: torch.device) -> Training:
@@ -185,11 +205,15 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     path = folder / CHECKPOINT
     try:
         state = storage.load(path, kind=_KIND)
+        if missing := [name for name in _ENTRIES if name not in state]:
+            raise StateError(f"it lacks {', '.join(missing)}.")
         from_dict(state["config"])
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} holds no {CHECKPOINT}; give the folder of a run of `lamina train`.") from error
-    except (StateError, ParameterError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be used: {error}") from error
+    except Exception as error:  # damaged bytes make the reader raise almost anything
+        raise CheckpointError(
+            f"{path} cannot be used: {error} Put back an earlier copy, or train anew into another folder."
+        ) from error
     return state
 
 
@@ -197,7 +221,8 @@ def averaged_model(state: dict[str, Any], image: tuple[int, ...], device: torch.
     """The model with averaged weights of a checkpoint."""
     config = from_dict(state["config"])
     model = build_model(config.model, image, seed=config.seed)
-    model.load_state_dict(state["averages"]["model"])
+    with _fitting_checkpoints():
+        model.load_state_dict(state["averages"]["model"])
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.to(device)
@@ -210,15 +235,33 @@ def _shown(values: dict[str, float], steps_per_second: float) -> dict[str, str]:
     return {**shown, "steps/s": f"{steps_per_second:.0f}"}
 
 
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics file; none where it is missing, and without a last line cut short by a kill."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+
+
 def _keep_until(metrics: Path, step: int) -> None:
     """Drop figures of steps after the checkpoint, which are about to be computed again."""
-    if not metrics.exists():
-        return
-    lines = [line for line in metrics.read_text().splitlines() if line.endswith("}")]
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    kept = [record for record in read_metrics(metrics) if record["step"] <= step]
     aside = metrics.with_suffix(".part")
-    aside.write_text("".join(line + "\n" for line in kept))
+    aside.write_text("".join(json.dumps(record) + "\n" for record in kept))
     aside.replace(metrics)
+
+
+@contextmanager
+def _fitting_checkpoints() -> Iterator[None]:
+    """Turn what PyTorch says of weights and states that do not fit into an error that says what to do."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, IndexError, ValueError, RuntimeError, AttributeError) as error:
+        raise CheckpointError(
+            f"the checkpoint does not fit its own configuration: {error} Put back an earlier copy, or train anew "
+            "into another folder."
+        ) from error
 
 
 @contextmanager

@@ -16,6 +16,7 @@ Array = npt.NDArray[np.float64]
 
 _BANDWIDTHS = (0.25, 0.5, 1.0, 2.0)
 """Kernel widths in units of the median distance within the reference: both fine and coarse differences count."""
+_FOREST_ROWS = 500
 
 
 def kernel_distance(sample: Array, reference: Array) -> float:
@@ -51,7 +52,7 @@ def frechet_distance(sample: Array, reference: Array) -> float:
     FID: the features are whatever the caller passes.
     """
     shift = sample.mean(0) - reference.mean(0)
-    a, b = np.cov(sample, rowvar=False), np.cov(reference, rowvar=False)
+    a, b = (np.atleast_2d(np.cov(side, rowvar=False)) for side in (sample, reference))
     values, vectors = np.linalg.eigh(a)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     # tr (a b)^(1/2) by a symmetric matrix of the same eigenvalues; those of dead features are zero up to rounding.
@@ -62,8 +63,9 @@ def frechet_distance(sample: Array, reference: Array) -> float:
 def two_sample_accuracy(sample: Array, reference: Array, *, repeats: int = 5, seed: int = 0) -> float:
     """How well a random forest tells the two apart: out-of-bag accuracy, 0.5 where it cannot.
 
-    Both sides get equal numbers; each repeat draws other rows of the larger side and grows another forest, and
-    the mean over repeats is returned, as one alone is too noisy to rank models by.
+    Both sides get equal numbers, at most 500, beyond which forests cost more than they tell. Each repeat draws
+    other rows and grows another forest, and the mean over repeats is returned, as one alone is too noisy to rank
+    models by.
 
     Args:
         sample: (N, D).
@@ -77,7 +79,7 @@ def two_sample_accuracy(sample: Array, reference: Array, *, repeats: int = 5, se
         from sklearn.ensemble import RandomForestClassifier
     except ImportError as error:
         raise MissingExtraError("scikit-learn", "train", "the classifier two-sample test") from error
-    num = min(len(sample), len(reference))
+    num = min(len(sample), len(reference), _FOREST_ROWS)
     labels = np.repeat([0, 1], num)
     accuracies = []
     for repeat in range(repeats):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ def sample_grid(sets: Mapping[str, Tensor], path: Path, *, columns: int = 8) -> 
     figure = _figure(3.2 * len(sets), 3.6)
     for axes, (name, drawn) in zip(_axes(figure, 1, len(sets)), sets.items(), strict=True):
         _show(axes, _tiled(drawn, columns), TITLES.get(name, name))
-    figure.savefig(path)
+    figure.savefig(path, format="png")
 
 
 def reconstructions(x: Tensor, mean: Tensor, path: Path) -> None:
@@ -33,7 +32,7 @@ def reconstructions(x: Tensor, mean: Tensor, path: Path) -> None:
     figure = _figure(6.4, 2.2)
     (axes,) = _axes(figure, 1, 1)
     _show(axes, _tiled(torch.cat(rows), 16), "data above, reconstructions below")
-    figure.savefig(path)
+    figure.savefig(path, format="png")
 
 
 def energy_traces(energies: Tensor, path: Path) -> None:
@@ -45,12 +44,11 @@ def energy_traces(energies: Tensor, path: Path) -> None:
     axes.set_xlabel("step from the base prior")
     axes.set_ylabel("energy (nats)")
     axes.legend(frameon=False)
-    figure.savefig(path)
+    figure.savefig(path, format="png")
 
 
-def training_curves(metrics: Path, path: Path) -> None:
-    """Draw the figures of a metrics file over steps."""
-    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+def training_curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw the figures of a metrics file, a record each, over steps; nothing where there are none."""
     names = ["reconstruction", "kl", "energy_gap", "prior_accept", "prior_step_size", "posterior_accept"]
     shown = [name for name in names if any(name in record for record in records)]
     if not shown:
@@ -61,7 +59,7 @@ def training_curves(metrics: Path, path: Path) -> None:
         axes.plot(*zip(*points, strict=True), linewidth=0.9)
         axes.set_title(name.replace("_", " "), fontsize=9)
         axes.set_xlabel("step")
-    figure.savefig(path)
+    figure.savefig(path, format="png")
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -80,11 +78,12 @@ def _axes(figure: Figure, rows: int, columns: int) -> list[Axes]:
 
 
 def _tiled(drawn: Tensor, columns: int) -> Tensor:
-    """Images (N, channels, H, W) as one picture (H', W', channels) with a thin border between them."""
-    bordered = torch.nn.functional.pad(drawn, (1, 1, 1, 1), value=-1.0)
+    """Images (N, channels, H, W) as one picture (H', W', channels) with a thin border; black where N runs out."""
+    missing = -len(drawn) % columns
+    bordered = torch.nn.functional.pad(drawn, (1, 1, 1, 1, 0, 0, 0, missing), value=-1.0)
     num, channels, height, width = bordered.shape
     rows = num // columns
-    grid = bordered[: rows * columns].reshape(rows, columns, channels, height, width)
+    grid = bordered.reshape(rows, columns, channels, height, width)
     return grid.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
 
 

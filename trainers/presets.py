@@ -18,17 +18,16 @@ _DIGITS = TrainConfig(
     ),
     num_steps=5000,
     first_stage=0.7,
-    baseline_steps=10500,
+    baseline_steps=12000,
     energy_learning_rate=1e-3,
 )
 
 _MNIST = replace(
     _DIGITS,
     data="mnist",
-    model=ModelConfig(latents=(32, 16), hidden=(256, 256), energy_hidden=(256, 256), images="conv", sigma=0.3),
+    model=ModelConfig(latents=(32, 16), hidden=(500, 500), energy_hidden=(200, 200), sigma=0.2),
     num_steps=12000,
-    baseline_steps=14000,
-    num_threads=2,
+    baseline_steps=16000,
 )
 
 _DATA: Mapping[str, TrainConfig] = {

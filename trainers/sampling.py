@@ -7,8 +7,10 @@ from torch import Tensor
 
 from lamina.models import LatentEBM, Latents
 from lamina.samplers import Samples, sample
+from lamina.samplers.checks import check_count
 
 from .config import ChainConfig
+from .errors import TrainingError
 
 
 def draw_prior(
@@ -22,6 +24,7 @@ def draw_prior(
     Returns:
         z, (num, *event_i) per layer, and how the chains did.
     """
+    check_count("the number of steps", num_steps, 1)
     start = model.prior.from_latents(model.prior.base.sample(num, generator=generator), chains.space)
     result = _last_draw(model.prior.energy(chains.space), chains, start, None, num_steps, generator)
     return _latents(model, chains, result), result
@@ -74,4 +77,10 @@ def _last_draw(
 def _latents(model: LatentEBM, chains: ChainConfig, result: Samples) -> Latents:
     position = result.chains.position
     assert isinstance(position, tuple)
+    lost = torch.stack([~part.flatten(1).isfinite().all(1) for part in position]).any(0).sum()
+    if lost:
+        raise TrainingError(
+            f"{lost} of {len(position[0])} chains of {chains.kernel} left the finite numbers. Take a "
+            "Metropolis-adjusted kernel (mala, hmc) or a smaller step size."
+        )
     return model.prior.to_latents(position, chains.space)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from lamina.samplers import HMC, MALA, ULA, DualAveraging, Kernel, ParameterError, Tracking, run, sample
 
 NUM_CHAINS, DIM = 50, 5
-KERNELS = [MALA(), HMC(num_leapfrog_steps=3)]
+KERNELS: list[Kernel[Any]] = [MALA(), HMC(num_leapfrog_steps=3)]
 ids = ["mala", "hmc"]
 
 
@@ -30,44 +31,39 @@ def scales(value: float) -> Tensor:
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
-@pytest.mark.parametrize("pooled", [True, False], ids=["pooled", "per-chain"])
 @pytest.mark.parametrize("kernel", KERNELS, ids=ids)
-def test_warm_up_reaches_its_target(kernel: Kernel, pooled: bool, scale: float) -> None:
-    """Acceptance is measured afterwards, with frozen parameters: 20,000 steps, a standard error below 0.01."""
+def test_warm_up_reaches_its_target(kernel: Kernel[Any], scale: float) -> None:
+    """Acceptance is measured afterwards, with frozen parameters: 10,000 steps, a standard error below 0.01."""
     context = scales(scale)
-    result = sample(
-        energy,
-        kernel,
-        start(context),
-        num_samples=400,
-        num_warmup=400,
-        context=context,
-        adaptation=DualAveraging(pooled=pooled),
-        noise=1,
-    )
+    result = sample(energy, kernel, start(context), num_samples=200, num_warmup=300, context=context, noise=1)
     assert kernel.target_accept is not None
     assert result.warmup is not None
     assert result.warmup.target_accept == kernel.target_accept
-    assert result.warmup.step_size.shape == (() if pooled else (NUM_CHAINS,))
     assert float(result.accept_prob.mean()) == pytest.approx(kernel.target_accept, abs=0.05)
     assert result.warmup.accept_prob == pytest.approx(kernel.target_accept, abs=0.05)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=ids)
-def test_each_chain_finds_the_step_size_of_its_own_scale(kernel: Kernel) -> None:
-    """One run over chains of three scales: step sizes go with the scale (HMC) or its square (MALA)."""
+def test_each_chain_finds_the_step_size_of_its_own_scale(kernel: Kernel[Any]) -> None:
+    """One run over chains of three scales: step sizes go with the scale (HMC) or its square (MALA).
+
+    A single chain tells little per step. The gain is above the published one, with which iterates still swing across
+    HMC's stability limit after 300 steps, so that their mean lies too low.
+    """
     context = torch.tensor([0.01, 1.0, 100.0], dtype=torch.float64).repeat(20)
+    adaptation = DualAveraging(pooled=False, gain=0.2)
     result = sample(
         energy,
         kernel,
         start(context),
-        num_samples=400,
-        num_warmup=600,
+        num_samples=200,
+        num_warmup=300,
         context=context,
-        adaptation=DualAveraging(pooled=False),
+        adaptation=adaptation,
         noise=1,
     )
     assert result.warmup is not None
+    assert result.warmup.step_size.shape == (60,)
     assert kernel.target_accept is not None
     power = 2 if isinstance(kernel, MALA) else 1
     typical = (result.warmup.step_size / context**power).reshape(20, 3).log().median(dim=0).values
@@ -82,8 +78,8 @@ def test_target_of_the_adaptation_wins_over_that_of_the_kernel() -> None:
         energy,
         MALA(),
         start(context),
-        num_samples=400,
-        num_warmup=400,
+        num_samples=200,
+        num_warmup=300,
         context=context,
         adaptation=DualAveraging(target_accept=0.8),
         noise=1,
@@ -93,7 +89,7 @@ def test_target_of_the_adaptation_wins_over_that_of_the_kernel() -> None:
 
 @pytest.mark.parametrize("pooled", [True, False], ids=["pooled", "per-chain"])
 @pytest.mark.parametrize("kernel", KERNELS, ids=ids)
-def test_step_size_is_frozen_after_warm_up(kernel: Kernel, pooled: bool) -> None:
+def test_step_size_is_frozen_after_warm_up(kernel: Kernel[Any], pooled: bool) -> None:
     context = scales(1.0)
     adaptation = DualAveraging(pooled=pooled)
     short, long = (
@@ -146,16 +142,16 @@ def test_tracking_follows_a_change_of_scale() -> None:
     position = start(scales(1.0))
     params = kernel.init_params(position)
     accept: list[float] = []
-    for round_ in range(200):
-        context = scales(1.0 if round_ < 100 else 0.1)
-        result = run(energy, kernel, position, num_steps=10, context=context, params=params, noise=round_)
+    for round_ in range(120):
+        context = scales(1.0 if round_ < 60 else 0.1)
+        result = run(energy, kernel, position, num_steps=5, context=context, params=params, noise=round_)
         position = result.position
         assert isinstance(position, Tensor)
         params = params._replace(step_size=tracking.update(params.step_size, result.accept_prob))
         accept.append(float(result.accept_prob.mean()))
-    assert accept[100] < 0.1
-    assert sum(accept[80:100]) / 20 == pytest.approx(0.6, abs=0.05)
-    assert sum(accept[180:]) / 20 == pytest.approx(0.6, abs=0.05)
+    assert accept[60] < 0.1
+    assert sum(accept[40:60]) / 20 == pytest.approx(0.6, abs=0.05)
+    assert sum(accept[100:]) / 20 == pytest.approx(0.6, abs=0.05)
 
 
 def test_tracking_stays_within_its_limits() -> None:

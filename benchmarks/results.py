@@ -1,0 +1,139 @@
+"""Where results of benchmarks lie, how they are written and read, and what they say about their origin."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from lamina.samplers import LaminaError
+
+_CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+class ResultsError(LaminaError, ValueError):
+    """A results file cannot be written, or what lies on disk is damaged or does not belong to this benchmark."""
+
+
+def default_folder() -> Path:
+    """`benchmarks/results` where the current folder has one, as a checkout of Lamina does; else `results`."""
+    in_checkout = Path("benchmarks", "results")
+    return in_checkout if in_checkout.is_dir() else Path("results")
+
+
+def provenance(seeds: Sequence[int]) -> dict[str, Any]:
+    """What made a result: code, versions, machine, seeds, date.
+
+    Args:
+        seeds: Seeds of the benchmark.
+
+    Returns:
+        For JSON. `commit` is None where Lamina does not run from a git checkout of its own; `is_modified` says
+        whether files there differed from the commit.
+    """
+    commit = _git("rev-parse", "HEAD") if _git("rev-parse", "--show-toplevel") == str(_CHECKOUT) else None
+    return {
+        "commit": commit,
+        "is_modified": None if commit is None else bool(_git("status", "--porcelain")),
+        "lamina": version("lamina"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": "cpu",
+        "cpu": _cpu_model(),
+        "num_threads": torch.get_num_threads(),
+        "seeds": list(seeds),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, before any work is done for it.
+
+    Raises:
+        ResultsError: If it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultsError(f"{folder} cannot be made: {error}. Choose another --out.") from error
+    if not os.access(folder, os.W_OK):
+        raise ResultsError(f"{folder} cannot be written to. Choose another --out, or fix its permissions.")
+
+
+def write(content: Mapping[str, Any], path: Path) -> None:
+    """Write JSON, whole or not at all; numbers that are not finite become null, which every reader knows.
+
+    Args:
+        content: Plain containers, numbers and strings.
+        path: Where to; an earlier file is replaced.
+
+    Raises:
+        ResultsError: If the file cannot be written; an earlier one survives.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            json.dump(_finite(content), file, indent=2, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise ResultsError(f"{path} cannot be written: {error}. Free some space, or choose another --out.") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a JSON object with finite numbers.
+
+    Raises:
+        ResultsError: If the file is missing, truncated, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ResultsError(f"{path} cannot be read: wanted a JSON object; got {error}.") from error
+    if not isinstance(content, dict):
+        raise ResultsError(f"{path} cannot be read: wanted a JSON object; got {type(content).__name__}.")
+    return content
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"the number {name}, which is not finite")
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says about the folder of this file; None where it says nothing."""
+    command = ["git", "-C", str(_CHECKOUT), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
