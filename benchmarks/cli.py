@@ -30,7 +30,7 @@ _EXAMPLES = """examples:
 _SAMPLERS = """Run every kernel on every toy density and compare with exact truth.
 
 Chains start from exact draws, so that errors are faults of the kernel and not what is left of a bad start.
-Step sizes are adapted in the warm-up; a kernel without acceptance (ula) takes a tenth of what mala settles on.
+Step sizes are adapted in the warm-up; a kernel without acceptance (ula) takes 0.3 of what mala settles on.
 
 columns:
   mean err   distance of the mean from the exact one, in Monte Carlo standard errors, worst coordinate:

@@ -8,6 +8,7 @@ mix is told apart from that by R-hat, which compares chains that started all ove
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 import time
@@ -29,7 +30,7 @@ from .tables import aligned
 OPTIONS: Mapping[str, Mapping[str, Any]] = {"hmc": {"num_leapfrog_steps": 10, "jitter": 0.3}}
 """Options of kernels that differ from their own defaults; step sizes are adapted."""
 
-UNADJUSTED_SHARE = 0.1
+UNADJUSTED_SHARE = 0.3
 """Step size of a kernel that has no acceptance to adapt to, as a share of what MALA settles on at the same density.
 
 A compromise: a smaller share lowers the bias, and the speed with it."""
@@ -229,7 +230,8 @@ def report(rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
     }
 
 
-def heavy_tailed_squares(density: Density, seed: int) -> Tensor:
+@functools.cache
+def heavy_tailed_squares(density: Density) -> Tensor:
     """Which coordinates have squares of such heavy tails that their averages are unreliable, (D,) of bool.
 
     Judged by the Hill estimate of the tail index from the largest 1 in 1000 of many exact draws: formal moments do
@@ -237,7 +239,7 @@ def heavy_tailed_squares(density: Density, seed: int) -> Tensor:
 
     Source: Hill (1975), Annals of Statistics 3, equation 2.5.
     """
-    squares = density.sample(_NUM_TAIL_DRAWS, generator=_generator(seed, density.name, "tails")).square()
+    squares = density.sample(_NUM_TAIL_DRAWS, generator=_generator(0, density.name, "tails")).square()
     logs = squares.topk(int(_TAIL_SHARE * _NUM_TAIL_DRAWS) + 1, dim=0).values.log()
     return (logs[:-1] - logs[-1]).mean(dim=0) > HEAVY_TAIL
 
@@ -271,7 +273,7 @@ def _warm_up(
 def _row(density: Density, name: str, result: Samples, seconds: float) -> Row:
     assert isinstance(result.draws, Tensor)
     draws = result.draws.double()
-    heavy = heavy_tailed_squares(density, seed=0)
+    heavy = heavy_tailed_squares(density)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DiagnosticWarning)  # NaN in the row says the same, with a remark
         mean_error = _error(draws, density.mean).amax()
@@ -308,7 +310,7 @@ def _remarks(kernel: Kernel[Any], worst_rhat: float, heavy: Tensor) -> tuple[str
     if math.isnan(worst_rhat):
         remarks.append("draws constant or not finite")
     elif worst_rhat > RHAT_LIMIT:
-        remarks.append(f"not mixed: R-hat > {RHAT_LIMIT}, errors unreliable")
+        remarks.append(f"R-hat > {RHAT_LIMIT}: not mixed, errors unreliable")
     if heavy.any():
         remarks.append(f"x^2 heavy-tailed in {int(heavy.sum())} of {len(heavy)} coordinates, left out")
     return tuple(remarks)

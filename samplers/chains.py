@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import storage
+from .checks import check_count
 from .errors import StateError
 from .kernel import Kernel
 from .position import Layout, Position
@@ -62,20 +63,22 @@ class Chains:
             StateError: If the state belongs to another kind of kernel, or lacks something.
         """
         try:
-            keys, matrix = state["keys"], state["matrix"]
+            keys, matrix, params = state["keys"], state["matrix"], dict(state["params"])
             layout = Layout(
                 None if keys is None else tuple(keys), tuple(torch.Size(event) for event in state["events"])
             )
             blank = kernel.init_params(layout.unravel(matrix))
-            if set(blank._fields) != set(state["params"]):
-                raise StateError(
-                    f"the stored chains have parameters {sorted(state['params'])}; {type(kernel).__name__} has "
-                    f"{sorted(blank._fields)}. Load them with the kind of kernel that made them."
-                )
-            params = blank._replace(**state["params"])
-            return Chains(matrix, layout, params, state["noise"], state["num_steps"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise StateError(f"this is no state of chains: {error!r}.") from error
+            noise, num_steps = dict(state["noise"]), check_count("num_steps", state["num_steps"], 0)
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            raise StateError(f"this is no state of chains: {error!r}. Go back to an earlier copy.") from error
+        if {name: type(value) for name, value in params.items()} != {
+            name: type(value) for name, value in blank._asdict().items()
+        }:
+            raise StateError(
+                f"the stored chains have parameters {sorted(params)}; {type(kernel).__name__} has "
+                f"{sorted(blank._fields)}. Load them with the kind of kernel that made them."
+            )
+        return Chains(matrix, layout, blank._replace(**params), noise, num_steps)
 
     def save(self, path: str | Path) -> None:
         """Write the chains to a file, whole or not at all."""

@@ -369,12 +369,15 @@ def _start(
     source = _noise_source(generator, noise)
     if isinstance(initial, Chains):
         chains = initial if params is None else replace(initial, params=params)
+        _check_columns(chains)
         return chains, source or noise_from_state(initial.noise_state, initial.matrix.device)
     if source is None:
         raise ParameterError("randomness is explicit: pass generator=torch.Generator().manual_seed(0), or noise=0.")
     layout = Layout.of(initial)
     params = kernel.init_params(initial) if params is None else params
-    return Chains(layout.ravel(initial).detach(), layout, params, source.state_dict(), 0), source
+    chains = Chains(layout.ravel(initial).detach(), layout, params, source.state_dict(), 0)
+    _check_columns(chains)
+    return chains, source
 
 
 def _noise_source(generator: torch.Generator | None, noise: NoiseSource | int | None) -> NoiseSource | None:
@@ -389,11 +392,19 @@ def _rows_of_params(params: Any, index: slice) -> Any:
     """Parameters of some chains: columns (C, 1) are per chain, everything else is shared."""
     if index == slice(None):
         return params
-    fields = (
-        field[index] if isinstance(field, Tensor) and field.ndim == 2 and field.shape[1] == 1 else field
-        for field in params
-    )
-    return type(params)(*fields)
+    return type(params)(*(field[index] if _is_column(field) else field for field in params))
+
+
+def _is_column(field: Any) -> bool:
+    return isinstance(field, Tensor) and field.ndim == 2 and field.shape[1] == 1
+
+
+def _check_columns(chains: Chains) -> None:
+    """Raise unless parameters that are per chain are so for these chains."""
+    num_chains = len(chains.matrix)
+    for name, field in chains.params._asdict().items():
+        if _is_column(field) and len(field) != num_chains:
+            raise ParameterError(f"{name} is one number or one per chain, here {num_chains}; got {len(field)}.")
 
 
 def _join(parts: list[Any]) -> Any:

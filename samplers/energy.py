@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import EnergyError, ParameterError
-from .position import Layout, Position, check_rows, rows
+from .position import Layout, Position, check_rows, for_autograd, rows
 
 
 class Energy(Protocol):
@@ -74,6 +74,7 @@ class Target:
             raise EnergyError(f"an energy is a callable (C, *event) -> (C,); got {type(energy).__name__}.")
         if context is not None:
             check_rows(context, num_chains)
+            context = for_autograd(context)
         self.layout = layout
         self._energy = energy
         self._context = context

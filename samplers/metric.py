@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_positive
-from .errors import ParameterError
+from .errors import ParameterError, PositionError
 from .position import Layout, Position
 
 
@@ -34,16 +34,10 @@ def factorise(inverse_mass: Position | None, position: Position) -> Tensor:
     like = layout.ravel(position)
     if inverse_mass is None:
         return like.new_ones(())
-    matrix = isinstance(inverse_mass, Tensor) and inverse_mass.shape in ((layout.dim,), (layout.dim,) * 2)
-    mass = inverse_mass if matrix and isinstance(inverse_mass, Tensor) else layout.ravel(inverse_mass)
-    mass = mass.detach().to(like.device, torch.float64)
-    if mass.shape == (layout.dim,):
+    mass = _vector_or_matrix(inverse_mass, layout).detach().to(like.device, torch.float64)
+    if mass.ndim == 1:
         check_positive("every entry of a diagonal inverse mass", mass)
         return mass.sqrt().to(like.dtype)
-    if mass.shape != (layout.dim, layout.dim):
-        raise ParameterError(
-            f"an inverse mass has shape ({layout.dim},) or ({layout.dim}, {layout.dim}); got {tuple(mass.shape)}."
-        )
     if not torch.allclose(mass, mass.T):
         raise ParameterError("a dense inverse mass must be symmetric; use (m + m.T) / 2.")
     factor, failed = torch.linalg.cholesky_ex(mass)
@@ -51,6 +45,26 @@ def factorise(inverse_mass: Position | None, position: Position) -> Tensor:
         raise ParameterError("a dense inverse mass must be positive definite; its Cholesky factorisation failed.")
     lower: Tensor = factor
     return lower.to(like.dtype)
+
+
+def _vector_or_matrix(inverse_mass: Position, layout: Layout) -> Tensor:
+    dim = layout.dim
+    if isinstance(inverse_mass, Tensor) and inverse_mass.shape in ((dim,), (dim, dim)):
+        # One by one, a matrix would look like a column of one number per chain.
+        return inverse_mass.flatten() if dim == 1 else inverse_mass
+    try:
+        mass = layout.ravel(inverse_mass)
+    except PositionError as error:
+        raise ParameterError(f"{_wanted(dim)}; {error}") from error
+    if mass.shape != (dim,):
+        raise ParameterError(f"{_wanted(dim)}; got shape {tuple(mass.shape)}.")
+    return mass
+
+
+def _wanted(dim: int) -> str:
+    return (
+        f"an inverse mass has shape ({dim},) or ({dim}, {dim}), or the structure of the position without its chain axis"
+    )
 
 
 def from_white(factor: Tensor, v: Tensor) -> Tensor:

@@ -143,12 +143,14 @@ def noise_from_state(state: dict[str, Any], device: torch.device) -> NoiseSource
     Raises:
         StateError: If the state is of no known kind, or of replayed noise, which only its owner can continue.
     """
-    match state.get("kind"):
-        case "generator":
-            generator = torch.Generator(device)
-            generator.set_state(state["state"].cpu())
-            return GeneratorNoise(generator)
-        case "counter":
-            return CounterNoise(state["seed"], first_chain=state["first_chain"])
-        case kind:
-            raise StateError(f"noise of kind {kind!r} cannot be continued by itself; pass generator= or noise=.")
+    try:
+        match state.get("kind"):
+            case "generator":
+                generator = torch.Generator(device)
+                generator.set_state(state["state"].cpu())
+                return GeneratorNoise(generator)
+            case "counter":
+                return CounterNoise(state["seed"], first_chain=state["first_chain"])
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise StateError(f"the stored noise cannot be continued ({error!r}); pass generator= or noise=.") from error
+    raise StateError(f"noise of kind {state.get('kind')!r} cannot be continued by itself; pass generator= or noise=.")

@@ -92,12 +92,22 @@ class Layout:
 
 def rows(structure: Any, index: slice) -> Any:
     """Take rows of every tensor in a (nested) tuple, list or dict, such as the context of some of the chains."""
+    return _map(lambda tensor: tensor[index], structure)
+
+
+def for_autograd(structure: Any) -> Any:
+    """Copy the tensors that were made in inference mode, which autograd refuses; keep all others as they are."""
+    with torch.inference_mode(False):
+        return _map(lambda tensor: tensor.clone() if tensor.is_inference() else tensor, structure)
+
+
+def _map(function: Callable[[Tensor], Tensor], structure: Any) -> Any:
     if isinstance(structure, Tensor):
-        return structure[index]
+        return function(structure)
     if isinstance(structure, dict):
-        return {key: rows(value, index) for key, value in structure.items()}
+        return {key: _map(function, value) for key, value in structure.items()}
     if isinstance(structure, tuple | list):
-        parts = [rows(value, index) for value in structure]
+        parts = [_map(function, value) for value in structure]
         return type(structure)(*parts) if hasattr(structure, "_fields") else type(structure)(parts)
     raise PositionError(
         f"a context is a tensor, or a tuple, list or dict of tensors, one row per chain; "

@@ -52,12 +52,13 @@ def _setup_cfg() -> configparser.ConfigParser:
 
 
 def _package_files() -> dict[str, bytes]:
-    """Every file of ours that a wheel must hold, by its installed path."""
+    """Every file of a package, by its installed path; folders that are none, as of results, stay in the checkout."""
     found = [
         path
         for room in ROOMS
-        for path in (ROOT / room).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
+        for init in (ROOT / room).rglob("__init__.py")
+        for path in init.parent.iterdir()
+        if path.is_file() and not path.name.startswith(".")
     ]
     return {f"lamina/{path.relative_to(ROOT).as_posix()}": path.read_bytes() for path in found}
 

@@ -18,4 +18,4 @@ class RunFolderError(LaminaError, OSError):
 
 
 class TrainingError(LaminaError, ArithmeticError):
-    """Training, or a chain of a trained model, has left the finite numbers."""
+    """Training has left the finite numbers; the last checkpoint is from before."""

@@ -210,7 +210,7 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
         from_dict(state["config"])
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} holds no {CHECKPOINT}; give the folder of a run of `lamina train`.") from error
-    except Exception as error:  # damaged bytes make the reader raise almost anything
+    except (OSError, ValueError) as error:  # unreadable; damaged, foreign, or of another version
         raise CheckpointError(
             f"{path} cannot be used: {error} Put back an earlier copy, or train anew into another folder."
         ) from error

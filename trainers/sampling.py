@@ -10,7 +10,6 @@ from lamina.samplers import Samples, sample
 from lamina.samplers.checks import check_count
 
 from .config import ChainConfig
-from .errors import TrainingError
 
 
 def draw_prior(
@@ -77,10 +76,4 @@ def _last_draw(
 def _latents(model: LatentEBM, chains: ChainConfig, result: Samples) -> Latents:
     position = result.chains.position
     assert isinstance(position, tuple)
-    lost = torch.stack([~part.flatten(1).isfinite().all(1) for part in position]).any(0).sum()
-    if lost:
-        raise TrainingError(
-            f"{lost} of {len(position[0])} chains of {chains.kernel} left the finite numbers. Take a "
-            "Metropolis-adjusted kernel (mala, hmc) or a smaller step size."
-        )
     return model.prior.to_latents(position, chains.space)

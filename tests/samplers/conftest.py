@@ -1,31 +1,12 @@
-"""What the tests of the samplers share; fixtures only, so that no test module imports another."""
+"""What the tests of the samplers share, as fixtures, so that no test module imports another."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 
 from lamina.samplers import HMC, MALA, ULA, Kernel
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
-    """Small tensors run faster on one thread, and bits then do not depend on the machine's load."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def _global_generator_is_left_alone() -> Iterator[None]:
-    """No test, and so nothing that it calls, may draw from the global generator or seed it."""
-    before = torch.get_rng_state()
-    yield
-    assert torch.equal(torch.get_rng_state(), before), "drew from torch's global generator; pass generator="
 
 
 @pytest.fixture(

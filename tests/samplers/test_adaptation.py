@@ -43,32 +43,32 @@ def test_warm_up_reaches_its_target(kernel: Kernel[Any], scale: float) -> None:
     assert result.warmup.accept_prob == pytest.approx(kernel.target_accept, abs=0.05)
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=ids)
-def test_each_chain_finds_the_step_size_of_its_own_scale(kernel: Kernel[Any]) -> None:
+@pytest.mark.parametrize(("kernel", "gain"), list(zip(KERNELS, [0.05, 0.2], strict=True)), ids=ids)
+def test_each_chain_finds_the_step_size_of_its_own_scale(kernel: Kernel[Any], gain: float) -> None:
     """One run over chains of three scales: step sizes go with the scale (HMC) or its square (MALA).
 
-    A single chain tells little per step. The gain is above the published one, with which iterates still swing across
-    HMC's stability limit after 300 steps, so that their mean lies too low.
+    A single chain tells little per step. HMC's gain is above the published one, with which its iterates still swing
+    across the stability limit after hundreds of steps, so that their mean lies too low.
     """
-    context = torch.tensor([0.01, 1.0, 100.0], dtype=torch.float64).repeat(20)
-    adaptation = DualAveraging(pooled=False, gain=0.2)
+    context = torch.tensor([0.01, 1.0, 100.0], dtype=torch.float64).repeat(30)
+    adaptation = DualAveraging(pooled=False, gain=gain)
     result = sample(
         energy,
         kernel,
         start(context),
         num_samples=200,
-        num_warmup=300,
+        num_warmup=1000,
         context=context,
         adaptation=adaptation,
         noise=1,
     )
     assert result.warmup is not None
-    assert result.warmup.step_size.shape == (60,)
+    assert result.warmup.step_size.shape == (90,)
     assert kernel.target_accept is not None
     power = 2 if isinstance(kernel, MALA) else 1
-    typical = (result.warmup.step_size / context**power).reshape(20, 3).log().median(dim=0).values
+    typical = (result.warmup.step_size / context**power).reshape(30, 3).log().median(dim=0).values
     assert float(typical.max() - typical.min()) < 0.25, typical
-    by_scale = result.accept_prob.reshape(20, 3).mean(dim=0)
+    by_scale = result.accept_prob.reshape(30, 3).mean(dim=0)
     assert (by_scale - kernel.target_accept).abs().max() < 0.05, by_scale
 
 
@@ -142,16 +142,16 @@ def test_tracking_follows_a_change_of_scale() -> None:
     position = start(scales(1.0))
     params = kernel.init_params(position)
     accept: list[float] = []
-    for round_ in range(120):
-        context = scales(1.0 if round_ < 60 else 0.1)
+    for round_ in range(150):
+        context = scales(1.0 if round_ < 50 else 0.1)
         result = run(energy, kernel, position, num_steps=5, context=context, params=params, noise=round_)
         position = result.position
         assert isinstance(position, Tensor)
         params = params._replace(step_size=tracking.update(params.step_size, result.accept_prob))
         accept.append(float(result.accept_prob.mean()))
-    assert accept[60] < 0.1
-    assert sum(accept[40:60]) / 20 == pytest.approx(0.6, abs=0.05)
-    assert sum(accept[100:]) / 20 == pytest.approx(0.6, abs=0.05)
+    assert accept[50] < 0.1
+    assert sum(accept[30:50]) / 20 == pytest.approx(0.6, abs=0.05)
+    assert sum(accept[130:]) / 20 == pytest.approx(0.6, abs=0.05)
 
 
 def test_tracking_stays_within_its_limits() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from lamina.samplers import HMC
-from lamina.trainers import ChainConfig, ImageData, ModelConfig, TrainConfig, cli, evaluate
+from lamina.trainers import ChainConfig, ImageData, ModelConfig, TrainConfig, cli
 
 SHORT = ("--max-steps", "120", "--baseline-steps", "200", "--checkpoint-every", "10")
 
@@ -82,6 +83,7 @@ def assert_same() -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def quick_evaluation() -> Iterator[None]:
     """Evaluate with fewer images and one forest."""
+    evaluate = importlib.import_module("lamina.trainers.evaluate")  # the package has a function of that name
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "NUM_SAMPLES", 200)
         patch.setattr(evaluate, "MAX_HELD_OUT", 150)

@@ -37,7 +37,7 @@ Compare = Callable[..., None]
 CPU = torch.device("cpu")
 
 
-class Interruption(Exception):
+class InterruptionError(Exception):
     """Stands for a kill."""
 
 
@@ -66,12 +66,13 @@ def interrupt(training: Training, folder: Path, after: int, monkeypatch: pytest.
 
     def interrupted(self: Training) -> dict[str, torch.Tensor]:
         if self.done == after:
-            raise Interruption
+            raise InterruptionError
         return step(self)
 
-    with monkeypatch.context() as patch, pytest.raises(Interruption):
+    with monkeypatch.context() as patch:
         patch.setattr(Training, "step", interrupted)
-        training.run(folder, label="broken off", show_progress=False)
+        with pytest.raises(InterruptionError):
+            training.run(folder, label="broken off", show_progress=False)
 
 
 def figures(folder: Path) -> list[dict[str, Any]]:
@@ -299,12 +300,10 @@ def test_a_full_disk_leaves_the_last_checkpoint(
             raise error
         save(state, file)
 
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(RunFolderError, match=f"free some space.*lamina resume {folder}"),
-    ):
+    with monkeypatch.context() as patch:
         patch.setattr(torch, "save", failing)
-        training.run(folder, label="run", show_progress=False)
+        with pytest.raises(RunFolderError, match=f"free some space.*lamina resume {folder}"):
+            training.run(folder, label="run", show_progress=False)
     assert calls == [3, 6, 9]
     assert read_checkpoint(folder)["done"] == 6
     assert sorted(path.name for path in folder.iterdir()) == [CHECKPOINT, METRICS]
@@ -333,9 +332,10 @@ def test_figures_that_cannot_be_written(
     if is_resumed:
         interrupt(training, folder, 4, monkeypatch)
         training = load_training(folder, data, CPU)
-    with monkeypatch.context() as patch, pytest.raises(RunFolderError, match="No space left"):
+    with monkeypatch.context() as patch:
         fail_writing(patch, "metrics", FULL)
-        training.run(folder, label="run", show_progress=False)
+        with pytest.raises(RunFolderError, match="No space left"):
+            training.run(folder, label="run", show_progress=False)
     assert read_checkpoint(folder)["done"] == (3 if is_resumed else 0)
 
 
@@ -352,9 +352,10 @@ def test_a_baseline_that_cannot_be_written_keeps_the_model(
             raise FULL
         making(self, *arguments, **options)
 
-    with monkeypatch.context() as patch, pytest.raises(RunFolderError, match="No space left"):
+    with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", failing)
-        job.start(config, folder, data_root=None, device=CPU, show_progress=False)
+        with pytest.raises(RunFolderError, match="No space left"):
+            job.start(config, folder, data_root=None, device=CPU, show_progress=False)
     assert read_checkpoint(folder)["done"] == 12
     job.resume(folder, data_root=None, device=CPU, show_progress=False)
     assert read_checkpoint(folder / job.BASELINE)["done"] == 4
@@ -372,9 +373,11 @@ def test_a_folder_that_may_not_be_made(make_config: Make, tmp_path: Path, monkey
     def refusing(self: Path, *arguments: Any, **options: Any) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
 
-    with monkeypatch.context() as patch, pytest.raises(RunFolderError, match="Permission denied"):
+    config = make_config()
+    with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", refusing)
-        job.start(make_config(), tmp_path / "run", data_root=None, device=CPU, show_progress=False)
+        with pytest.raises(RunFolderError, match="Permission denied"):
+            job.start(config, tmp_path / "run", data_root=None, device=CPU, show_progress=False)
 
 
 def test_a_run_that_cannot_begin_leaves_no_folder(make_config: Make, tmp_path: Path) -> None:
