@@ -25,7 +25,7 @@ def save(state: dict[str, Any], path: Path, *, kind: str) -> None:
     Raises:
         OSError: If the disk is full or the folder cannot be written; an earlier file at `path` survives.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = path.with_name(f".{path.name}.part")  # one name, so that what a kill left behind is written over
     try:
         with aside.open("wb") as file:
             try:

@@ -151,6 +151,11 @@ class TrainConfig:
                 raise ParameterError(f"{name} must lie in [0, 1); got {getattr(self, name)}.")
         if not 0 <= self.energy_penalty < math.inf:
             raise ParameterError(f"energy_penalty must be finite and not negative; got {self.energy_penalty}.")
+        if self.scheme == "joint-mle" and self.posterior.start == "encoder":
+            raise ParameterError(
+                "joint-mle trains no inference model to start posterior chains from; start them with noise, "
+                "ancestral or persistent."
+            )
         if self.prior.start == "encoder":
             raise ParameterError(
                 "prior chains have no data row to encode; start them with noise, ancestral or persistent."

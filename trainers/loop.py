@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -102,6 +103,8 @@ class Training:
         figures = phase.step(self._data[rows], rows, done_in_phase)
         self.averages.update(self.model)
         self.done += 1
+        if self._phase_ends():
+            self.model.load_state_dict(self.averages.model.state_dict())  # the next one builds on what is evaluated
         return figures
 
     def save(self, folder: Path) -> None:
@@ -159,6 +162,10 @@ class Training:
                 return self._phase, self.done - first
             first += steps
         raise ParameterError(f"training of {self.config.num_steps} steps is complete.")
+
+    def _phase_ends(self) -> bool:
+        ends = list(itertools.accumulate(steps for _, steps in self._phases))
+        return self.done in ends[:-1]
 
     def _enter(self, index: int) -> None:
         maker, steps = self._phases[index]

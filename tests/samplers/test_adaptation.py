@@ -145,8 +145,7 @@ def test_tracking_follows_a_change_of_scale() -> None:
     for round_ in range(150):
         context = scales(1.0 if round_ < 50 else 0.1)
         result = run(energy, kernel, position, num_steps=5, context=context, params=params, noise=round_)
-        position = result.position
-        assert isinstance(position, Tensor)
+        position = result.chains.matrix
         params = params._replace(step_size=tracking.update(params.step_size, result.accept_prob))
         accept.append(float(result.accept_prob.mean()))
     assert accept[50] < 0.1

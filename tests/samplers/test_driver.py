@@ -372,7 +372,7 @@ class Network(nn.Module):
 
 @pytest.fixture
 def network() -> Network:
-    with torch.random.fork_rng():  # nn.Linear draws its first weights from the global generator
+    with torch.random.fork_rng(devices=[]):  # nn.Linear draws its first weights from the global generator
         return Network()
 
 
@@ -395,7 +395,7 @@ def test_models_inputs_and_graphs_are_left_alone(
     for parameter in network.parameters():
         parameter.grad = torch.full_like(parameter, 7.0)
     x = start().requires_grad_(start_requires_grad)
-    results = [
+    results: list[Run | Samples] = [
         sample(network, kernel, x, num_samples=3, num_warmup=3, generator=seeded()),
         run(network, kernel, x, num_steps=3, generator=seeded(), record_energies=True),
     ]
@@ -411,7 +411,8 @@ def test_callers_may_be_in_any_grad_mode(kernel: Kernel[Any], network: Network, 
     """Also with starts, context and resumed chains that were made in that mode."""
 
     def pulled(x: Tensor, context: Tensor) -> Tensor:
-        return network(x) + (x * context).sum(1)
+        pull: Tensor = network(x) + (x * context).sum(1)
+        return pull
 
     expected = sample(pulled, kernel, start(), num_samples=6, context=start(seed=5), noise=0)
     with mode():

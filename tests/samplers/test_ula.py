@@ -31,7 +31,9 @@ def biased_precision(step_size: float, mass: Tensor) -> Tensor:
 
 def gaussian(precision: Tensor, seed: int) -> Tensor:
     noise = torch.randn(NUM_CHAINS, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return torch.linalg.solve_triangular(torch.linalg.cholesky(precision), noise, upper=False, left=False)
+    factor = torch.linalg.cholesky(precision)
+    draws: Tensor = torch.linalg.solve_triangular(factor, noise, upper=False, left=False)
+    return draws
 
 
 def marginals(precision: Tensor) -> list[CDF]:

@@ -16,6 +16,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from lamina.models import LatentEBM
 from lamina.samplers import HMC, MALA, ULA
 from lamina.trainers import (
     ChainConfig,
@@ -178,6 +179,28 @@ def test_a_metrics_file_cut_short_is_mended(
     load_training(broken, data, CPU).run(broken, label="resumed", show_progress=False)
     assert_equal_runs(broken, whole, assert_same)
     assert not list(broken.glob("*.part"))
+
+
+def test_the_second_stage_stands_on_the_averaged_backbone(
+    make_config: Make, data: ImageData, assert_same: Compare
+) -> None:
+    """What is sampled after training is what the energies were trained on."""
+    training = Training(make_config(scheme="two-stage", averaging=0.9), data, torch.device("cpu"))
+    for _ in range(5):
+        training.step()
+    assert any(not torch.equal(a, b) for a, b in zip(*backbones(training), strict=True))
+    for _ in range(7):
+        training.step()
+        assert_same(*backbones(training))
+
+
+def backbones(training: Training) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """All weights but the energies', of the model and averaged."""
+
+    def weights(model: LatentEBM) -> list[torch.Tensor]:
+        return [weight.detach() for name, weight in model.named_parameters() if "energies" not in name]
+
+    return weights(training.model), weights(training.averages.model)
 
 
 def test_a_finished_run_has_no_more_steps(make_config: Make, data: ImageData, tmp_path: Path) -> None:
