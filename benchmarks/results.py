@@ -38,12 +38,14 @@ def provenance(seeds: Sequence[int]) -> dict[str, Any]:
 
     Returns:
         For JSON. `commit` is None where Lamina does not run from a git checkout of its own; `is_modified` says
-        whether files there differed from the commit.
+        whether files there, results apart, differed from the commit.
     """
     commit = _git("rev-parse", "HEAD") if _git("rev-parse", "--show-toplevel") == str(_CHECKOUT) else None
     return {
         "commit": commit,
-        "is_modified": None if commit is None else bool(_git("status", "--porcelain")),
+        "is_modified": None
+        if commit is None
+        else bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results")),
         "lamina": version("lamina"),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -40,20 +40,26 @@ class DualAveraging:
     Attributes:
         target_accept: In (0, 1); None takes the kernel's own.
         pooled: One step size for all chains, from their mean acceptance; or one for each chain.
-        gain: gamma, step_delay: t0, decay: kappa of the source, whose values are the defaults.
+        gain: gamma of the source; None takes its value, 0.05, for pooled adaptation and 0.2 for a step size per
+            chain. One chain's acceptance is so noisy that at 0.05 the iterates of HMC scatter over more than their
+            average can mend: its acceptance came out 0.1 to 0.2 above the target.
+        step_delay: t0 of the source.
+        decay: kappa of the source.
 
     Source: Hoffman and Gelman (2014), JMLR 15, section 3.2.1, equations 5 and 6 with algorithm 5.
     """
 
     target_accept: float | None = None
     pooled: bool = True
-    gain: float = 0.05
+    gain: float | None = None
     step_delay: float = 10.0
     decay: float = 0.75
 
     def __post_init__(self) -> None:
         if self.target_accept is not None:
             check_fraction("target_accept", self.target_accept)
+        if self.gain is not None:
+            check_positive("gain", self.gain)
 
     def init(self, step_size: Tensor, num_chains: int) -> DualAveragingState:
         """Start from a step size, 0-d or a column."""
@@ -69,7 +75,8 @@ class DualAveraging:
         count = state.num_updates + 1
         weight = 1 / (count + self.step_delay)
         error_sum = (1 - weight) * state.error_sum + weight * (target - accept_prob)
-        log_step = state.shrinkage - count.sqrt() / self.gain * error_sum
+        gain = self.gain or (0.05 if self.pooled else 0.2)
+        log_step = state.shrinkage - count.sqrt() / gain * error_sum
         forget = count.pow(-self.decay)
         log_average = forget * log_step + (1 - forget) * state.log_average
         return DualAveragingState(log_step, log_average, error_sum, count, state.shrinkage)

@@ -99,11 +99,16 @@ class CounterNoise:
     def _fill(self, name: str, site: Site, position: Tensor, step: int) -> Tensor:
         num_chains, columns = position.shape[0], site.columns(position.shape[1])
         pairs = (columns + 1) // 2
+        if (step + 1) * pairs > 2**32:
+            raise ParameterError(
+                f"counter-based noise of {columns} numbers per chain lasts for {2**32 // pairs} steps; "
+                "continue with another seed, noise=SEED."
+            )
         chain = torch.arange(self.first_chain, self.first_chain + num_chains, device=position.device).unsqueeze(1)
         block = step * pairs + torch.arange(pairs, device=position.device).unsqueeze(0)
         # The site's name is hashed into the key, so that adding a site to a kernel changes no other's noise.
         key = (self.seed & 0xFFFFFFFF, (self.seed >> 32) ^ zlib.crc32(name.encode()))
-        first, second = (_uniform(word) for word in threefry2x32(key, (chain, block & 0xFFFFFFFF)))
+        first, second = (_uniform(word) for word in threefry2x32(key, (chain, block)))
         if site.kind == "normal":
             radius, angle = torch.sqrt(-2 * torch.log(first)), 2 * math.pi * second
             first, second = radius * torch.cos(angle), radius * torch.sin(angle)

@@ -1,7 +1,7 @@
 """MALA and HMC leave their target invariant, and the check that says so finds planted bugs.
 
 100,000 chains start from exact draws and take a few steps. False alarms: at most 1e-6 for the whole file if all seeds
-were drawn afresh (3e-6 for the matrix). Power: a Kolmogorov distance of 0.022 from the exact law is found with
+were drawn afresh. Power: a Kolmogorov distance of 0.022 from the exact law is found with
 probability 0.99, of 0.016 where the exact CDF is known; a normal law a tenth of a standard deviation off is 0.04 away.
 """
 
@@ -15,16 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lamina.benchmarks.densities import (
-    DENSITIES,
-    Banana,
-    Density,
-    Funnel,
-    GaussianMixture,
-    LogGamma,
-    make_density,
-)
-from lamina.samplers import HMC, MALA, DualAveraging, GeneratorNoise, Info, Kernel, State, Target, sample
+from lamina.benchmarks import exactness
+from lamina.benchmarks.densities import Banana, Density, Funnel, GaussianMixture, LogGamma
+from lamina.samplers import HMC, MALA, GeneratorNoise, Info, Kernel, State, Target
 from lamina.samplers.accept import accept, half_square, log_ratio
 from lamina.samplers.hmc import HMCParams
 from lamina.samplers.kernel import Noise
@@ -43,15 +36,6 @@ TARGETS: dict[str, tuple[Density, float, float]] = {  # with step sizes for MALA
     "funnel": (Funnel(dim=4, scale=1.0), 0.2, 0.35),
     "banana": (Banana(), 0.4, 0.5),
 }
-MASSES = ["identity", "diagonal", "dense"]
-
-
-def inverse_mass(kind: str, dim: int) -> Tensor | None:
-    """Unlike the covariance of any target here, so that a wrong use of it shows."""
-    diagonal = torch.linspace(0.4, 1.6, dim, dtype=torch.float64)
-    if kind == "identity":
-        return None
-    return diagonal if kind == "diagonal" else torch.diag(diagonal) + 0.5 / dim
 
 
 def make_kernel(name: str, mala_step: float, hmc_step: float) -> Kernel[Any]:
@@ -76,7 +60,6 @@ def check(
     energy: Callable[[Tensor], Tensor] | None = None,
     dtype: torch.dtype = torch.float64,
     step_size: float | None = None,
-    min_movement: float = 0.05,
 ) -> InvarianceReport:
     start, fresh = exact_draws(density, dtype)
     return check_invariance(
@@ -87,9 +70,8 @@ def check(
         noise=GeneratorNoise(torch.Generator().manual_seed(1)),
         cdfs=[density.marginal_cdf(d) for d in range(density.dim)],
         num_steps=NUM_STEPS,
-        params=kernel.init_params(start, step_size=step_size, inverse_mass=inverse_mass(mass, density.dim)),
+        params=kernel.init_params(start, step_size=step_size, inverse_mass=exactness.inverse_mass(mass, density.dim)),
         false_alarm=FALSE_ALARM,
-        min_movement=min_movement,
     )
 
 
@@ -99,7 +81,7 @@ def assert_exact(report: InvarianceReport) -> None:
     assert max(comparison.detectable_shift for comparison in report.comparisons) < 0.022, str(report)
 
 
-@pytest.mark.parametrize("mass", MASSES)
+@pytest.mark.parametrize("mass", exactness.MASSES)
 @pytest.mark.parametrize("name", ["mala", "hmc", "hmc-jitter"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_kernel_leaves_its_target_invariant(target: str, name: str, mass: str) -> None:
@@ -221,25 +203,11 @@ def test_standing_still_is_found_by_the_movement_alone() -> None:
     assert not report.passed
 
 
-# --- The full matrix, minutes long: pytest -m matrix ---------------------------------------------------------
+# --- The full matrix, minutes long: pytest -m matrix, or lamina-bench exactness ------------------------------
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("mass", MASSES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("name", ["mala", "hmc", "hmc-jitter"])
-@pytest.mark.parametrize("target", sorted(DENSITIES))
-def test_matrix(target: str, name: str, dtype: torch.dtype, mass: str) -> None:
-    """Step sizes come from a warm-up apart, as adaptation is no part of what is tested.
-
-    A few steps are few where one step size serves two scales, so that less movement is asked for.
-    """
-    density, kernel = make_density(target), make_kernel(name, 0.1, 0.1)
-    start = exact_draws(density, dtype)[0][:200]
-    params = kernel.init_params(start, inverse_mass=inverse_mass(mass, density.dim))
-    warm = sample(
-        density, kernel, start, num_samples=1, num_warmup=300, params=params, noise=2, adaptation=DualAveraging()
-    )
-    step_size = float(warm.chains.params.step_size)
-    report = check(kernel, density, mass, dtype=dtype, step_size=step_size, min_movement=0.02)
+@pytest.mark.parametrize("case", exactness.cases(), ids=str)
+def test_matrix(case: exactness.Case) -> None:
+    report = exactness.check(case)
     assert report.passed, str(report)

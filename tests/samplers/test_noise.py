@@ -156,3 +156,11 @@ def test_replayed_noise() -> None:
         source.draw(SITES, like(3, 2), 2)
     with pytest.raises(StateError, match=r"'replay' cannot be continued.*pass generator= or noise="):
         noise_from_state(source.state_dict(), torch.device("cpu"))
+
+
+def test_counters_that_run_out_are_refused_not_reused() -> None:
+    """Six numbers per chain are three pairs a step."""
+    last = 2**32 // 3 - 1
+    CounterNoise(0).draw({"xi": Site("normal", 6)}, like(2, 6), last)
+    with pytest.raises(ParameterError, match=f"lasts for {last + 1} steps; continue with another seed"):
+        CounterNoise(0).draw({"xi": Site("normal", 6)}, like(2, 6), last + 1)

@@ -1,0 +1,191 @@
+"""The full exactness matrix: every exact kernel on every toy density, with every kind of mass, in both dtypes.
+
+Each case starts 100,000 chains from exact draws, takes a few steps, and compares where they end with the exact law;
+see `lamina.samplers.testing.check_invariance`. Step sizes come from a warm-up apart, as adaptation is no part of what
+is tested.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lamina.samplers import HMC, MALA, GeneratorNoise, Kernel, UnknownNameError, progress, sample
+from lamina.samplers.testing import InvarianceReport, check_invariance
+
+from .densities import DENSITIES, make_density
+from .tables import aligned
+
+KERNELS: Mapping[str, Kernel[Any]] = {
+    "mala": MALA(step_size=0.1),
+    "hmc": HMC(step_size=0.1, num_leapfrog_steps=4),
+    "hmc-jitter": HMC(step_size=0.1, num_leapfrog_steps=4, jitter=0.5),
+}
+"""The exact kernels; those of the toolkit that are not have no place here."""
+
+MASSES = ("identity", "diagonal", "dense")
+DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
+NUM_CHAINS = 100_000
+NUM_STEPS = 4
+FAMILYWISE_FALSE_ALARM = 1e-6
+"""Probability, at most, that any case of the whole matrix fails although all kernels are exact."""
+
+MIN_MOVEMENT = 0.02
+"""A few steps are few where one step size serves two scales, so that less is asked for than by default."""
+
+
+@dataclass(frozen=True, order=True)
+class Case:
+    """One kernel on one density.
+
+    Attributes:
+        density: Name in `DENSITIES`.
+        kernel: Name in `KERNELS`.
+        dtype: "float32" or "float64".
+        mass: "identity", "diagonal" or "dense".
+    """
+
+    density: str
+    kernel: str
+    dtype: str
+    mass: str
+
+    def __str__(self) -> str:
+        return f"{self.density}/{self.kernel}/{self.dtype}/{self.mass}"
+
+
+def cases(densities: Sequence[str] = tuple(DENSITIES), kernels: Sequence[str] = tuple(KERNELS)) -> list[Case]:
+    """All cases of some densities and kernels.
+
+    Raises:
+        UnknownNameError: If there is no such density or kernel.
+    """
+    for kind, names, known in (("density", densities, DENSITIES), ("exact kernel", kernels, KERNELS)):
+        for name in names:
+            if name not in known:
+                raise UnknownNameError(kind, name, known)
+    return [Case(*names) for names in itertools.product(densities, kernels, DTYPES, MASSES)]
+
+
+def inverse_mass(kind: str, dim: int) -> Tensor | None:
+    """An inverse mass unlike the covariance of any density here, so that a wrong use of it shows."""
+    diagonal = torch.linspace(0.4, 1.6, dim, dtype=torch.float64)
+    if kind == "identity":
+        return None
+    return diagonal if kind == "diagonal" else torch.diag(diagonal) + 0.5 / dim
+
+
+def check(case: Case) -> InvarianceReport:
+    """Check one case; its share of the false-alarm rate is that of the whole matrix over the number of cases."""
+    density, kernel = make_density(case.density), KERNELS[case.kernel]
+    start, fresh = _exact_draws(case.density, case.dtype)
+    mass = inverse_mass(case.mass, density.dim)
+    params = kernel.init_params(start, inverse_mass=mass)
+    warm = sample(density, kernel, start[:200], num_samples=1, num_warmup=300, params=params, noise=2)
+    return check_invariance(
+        kernel,
+        density,
+        start,
+        fresh,
+        noise=GeneratorNoise(torch.Generator().manual_seed(1)),
+        cdfs=[density.marginal_cdf(d) for d in range(density.dim)],
+        num_steps=NUM_STEPS,
+        params=warm.chains.params,
+        false_alarm=FAMILYWISE_FALSE_ALARM / len(cases()),
+        min_movement=MIN_MOVEMENT,
+    )
+
+
+def run(
+    wanted: Sequence[Case],
+    done: Mapping[str, Mapping[str, Any]],
+    *,
+    on_row: Callable[[Mapping[str, Mapping[str, Any]]], None],
+    show_progress: bool | None = None,
+) -> dict[str, Mapping[str, Any]]:
+    """Check all cases that are not done yet.
+
+    Args:
+        wanted: The cases.
+        done: Rows of cases checked before, by name; they are kept.
+        on_row: Called with all rows after each case, to store them.
+        show_progress: None shows a bar where standard error is a terminal.
+    """
+    rows = dict(done)
+    todo = [case for case in wanted if str(case) not in rows]
+    with progress(len(todo), "exactness", enabled=show_progress) as bar:
+        for case in todo:
+            rows[str(case)] = row(check(case))
+            bar.advance({"case": str(case)})
+            on_row(rows)
+    return rows
+
+
+def row(report: InvarianceReport) -> dict[str, Any]:
+    """What is kept of a report."""
+    worst = max(report.comparisons, key=lambda comparison: comparison.distance / comparison.half_width)
+    return {
+        "passed": report.passed,
+        "worst": worst.name,
+        "distance": worst.distance,
+        "allowed": worst.half_width,
+        "detectable_shift": max(comparison.detectable_shift for comparison in report.comparisons),
+        "accept": report.accept_prob,
+        "movement": report.movement,
+        "divergent": report.num_divergent,
+    }
+
+
+def summary(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Numbers by name: how many passed, and for each case its worst distance as a share of what is allowed."""
+    shares = {f"share_of_allowed/{name}": row["distance"] / row["allowed"] for name, row in rows.items()}
+    return {
+        "num_cases": len(rows),
+        "num_passed": sum(row["passed"] for row in rows.values()),
+        "largest_share_of_allowed": max(shares.values()),
+        "largest_detectable_shift": max(row["detectable_shift"] for row in rows.values()),
+        **shares,
+    }
+
+
+def settings() -> dict[str, Any]:
+    """What rows must share to stand in one file."""
+    return {
+        "num_chains": NUM_CHAINS,
+        "num_steps": NUM_STEPS,
+        "familywise_false_alarm": FAMILYWISE_FALSE_ALARM,
+        "min_movement": MIN_MOVEMENT,
+        "kernels": {name: repr(kernel) for name, kernel in KERNELS.items()},
+    }
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line for each density and kernel: the worst over dtypes and masses."""
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for name, one in rows.items():
+        groups.setdefault(tuple(name.split("/")[:2]), []).append(one)
+    cells = [
+        (
+            *group,
+            f"{sum(one['passed'] for one in members)}/{len(members)}",
+            f"{max(one['distance'] / one['allowed'] for one in members):.2f}",
+            f"{min(one['accept'] for one in members):.2f}",
+            f"{min(one['movement'] for one in members):.2f}",
+        )
+        for group, members in groups.items()
+    ]
+    return aligned(("density", "kernel", "passed", "distance/allowed", "accept", "movement"), cells, "llrrrr")
+
+
+@functools.lru_cache(maxsize=2)
+def _exact_draws(density: str, dtype: str) -> tuple[Tensor, Tensor]:
+    """Starts, and fresh draws to compare the ends with."""
+    generator = torch.Generator().manual_seed(0)
+    draw = functools.partial(make_density(density).sample, NUM_CHAINS, generator=generator, dtype=DTYPES[dtype])
+    return draw(), draw()

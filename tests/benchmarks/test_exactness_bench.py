@@ -1,0 +1,77 @@
+"""The exactness matrix as a command: what it keeps, what it refuses, and that it fails where a kernel is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina.benchmarks import exactness, results
+from lamina.benchmarks.cli import main
+from lamina.samplers import KERNELS, MALA, Info, State, Target
+from lamina.samplers.accept import accept, log_ratio
+from lamina.samplers.kernel import Noise
+from lamina.samplers.langevin import LangevinParams, propose
+
+ARGUMENTS = ["exactness", "--densities", "log_gamma", "--kernels", "mala"]
+
+
+class WithoutCorrection(MALA):
+    """Forgets the proposal densities."""
+
+    def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
+        proposed, ratio = propose(target, state, noise["xi"], params)
+        ratio = log_ratio(state.energy, proposed.energy, 0 * ratio)
+        return accept(proposed, state, ratio, noise["u"], 0 * ratio + 1)
+
+
+@pytest.fixture(autouse=True)
+def few_chains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exactness, "NUM_CHAINS", 20_000)
+    exactness._exact_draws.cache_clear()
+
+
+def test_every_exact_kernel_is_in_the_matrix() -> None:
+    checked = {type(kernel) for kernel in exactness.KERNELS.values()}
+    assert checked == {kind for kind in KERNELS.values() if kind.is_exact}
+
+
+def test_rows_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ARGUMENTS, "--out", str(tmp_path)]) == 0
+    assert "6 of 6 cases passed" in capsys.readouterr().out
+    content = results.read(tmp_path / "exactness.json")
+    assert set(content["rows"]) == {str(case) for case in exactness.cases(["log_gamma"], ["mala"])}
+    assert content["summary"]["num_passed"] == content["summary"]["num_cases"] == 6
+    assert 0 < content["summary"]["largest_share_of_allowed"] <= 1
+    assert all(0.2 < row["accept"] < 0.999 for row in content["rows"].values())
+
+
+def test_interrupted_runs_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[str] = []
+    check = exactness.check
+
+    def counted(case: exactness.Case) -> Any:
+        if len(checked) == 2:
+            raise KeyboardInterrupt
+        checked.append(str(case))
+        return check(case)
+
+    monkeypatch.setattr(exactness, "check", counted)
+    monkeypatch.setattr(results, "_git", lambda *arguments: str(results._CHECKOUT))  # one commit, whatever it is
+    assert main([*ARGUMENTS, "--out", str(tmp_path)]) == 130
+    assert list(results.read(tmp_path / "exactness.json")["rows"]) == checked
+    monkeypatch.setattr(exactness, "check", check)
+    assert main([*ARGUMENTS, "--out", str(tmp_path)]) == 0
+    assert list(results.read(tmp_path / "exactness.json")["rows"])[:2] == checked
+
+
+def test_a_wrong_kernel_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(exactness.KERNELS, "mala", WithoutCorrection(step_size=0.1))
+    assert main([*ARGUMENTS, "--out", str(tmp_path)]) == 1
+    assert results.read(tmp_path / "exactness.json")["summary"]["num_passed"] < 6
+
+
+def test_unknown_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["exactness", "--kernels", "ula", "--out", str(tmp_path)]) == 2
+    assert "unknown exact kernel 'ula'" in capsys.readouterr().err
