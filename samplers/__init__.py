@@ -16,6 +16,17 @@ torch.Size([100, 200, 2])
 
 from .adaptation import DualAveraging, DualAveragingState, Tracking
 from .chains import Chains
+from .diagnostics import (
+    DiagnosticWarning,
+    Summary,
+    ess_bulk,
+    ess_mean,
+    ess_tail,
+    mcse_mean,
+    mcse_sd,
+    rhat,
+    summary,
+)
 from .driver import Run, Samples, WarmupReport, run, sample
 from .energy import Energy, HasValueAndGrad, Target, from_log_prob
 from .errors import (
@@ -46,6 +57,7 @@ __all__ = [
     "ULA",
     "Chains",
     "CounterNoise",
+    "DiagnosticWarning",
     "DualAveraging",
     "DualAveragingState",
     "Energy",
@@ -72,16 +84,24 @@ __all__ = [
     "Site",
     "State",
     "StateError",
+    "Summary",
     "Target",
     "Tracking",
     "UnknownNameError",
     "WarmupReport",
+    "ess_bulk",
+    "ess_mean",
+    "ess_tail",
     "from_log_prob",
     "kernel_name",
     "make_kernel",
+    "mcse_mean",
+    "mcse_sd",
     "noise_scale_from_step_size",
     "progress",
+    "rhat",
     "run",
     "sample",
     "step_size_from_noise_scale",
+    "summary",
 ]

@@ -138,7 +138,6 @@ def _configured(config: TrainConfig, options: argparse.Namespace) -> TrainConfig
     if options.max_steps is not None:
         config = config.capped(options.max_steps)  # first: a baseline of a given length keeps it
     names = (
-        "scheme",
         "seed",
         "baseline_steps",
         "checkpoint_every",
