@@ -2,7 +2,8 @@
 
 - NaN anywhere in the comparison rejects and is flagged as a divergence. So does a proposal of energy minus
   infinity, from which no chain could ever leave.
-- Plus infinity as the proposed energy (outside the support) is a plain rejection.
+- Plus infinity as the proposed energy (outside the support) is a plain rejection; a chain that stands there itself,
+  as one may whose energy was changed under it, takes any proposal inside.
 - An energy error beyond +-1000 is flagged as a divergence; it decides nothing.
 
 Nothing is replaced by zero, and no energy is clamped. The comparison is made in float64.
@@ -39,7 +40,7 @@ def accept(
     Returns:
         The chosen state, and what happened.
     """
-    is_undefined = torch.isnan(log_ratio) | (log_ratio == torch.inf)
+    is_undefined = torch.isnan(log_ratio) | (proposed.energy == -torch.inf)
     log_ratio = torch.where(is_undefined, -torch.inf, log_ratio)
     is_accepted = torch.log(uniform) < log_ratio
     state = type(proposed)(*(torch.where(is_accepted, new, old) for new, old in zip(proposed, current, strict=True)))

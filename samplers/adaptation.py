@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_fraction, check_positive
+from .errors import ParameterError
 
 
 class DualAveragingState(NamedTuple):
@@ -60,6 +61,8 @@ class DualAveraging:
             check_fraction("target_accept", self.target_accept)
         if self.gain is not None:
             check_positive("gain", self.gain)
+        check_positive("step_delay", self.step_delay)
+        check_positive("decay", self.decay)
 
     def init(self, step_size: Tensor, num_chains: int) -> DualAveragingState:
         """Start from a step size, 0-d or a column."""
@@ -110,7 +113,10 @@ class Tracking:
 
     def __post_init__(self) -> None:
         check_fraction("target_accept", self.target_accept)
-        check_positive("gain", self.gain)
+        for name in ("gain", "smallest", "largest"):
+            check_positive(name, getattr(self, name))
+        if self.smallest > self.largest:
+            raise ParameterError(f"smallest must not exceed largest; got {self.smallest} and {self.largest}.")
 
     def update(self, step_size: Tensor, accept_prob: Tensor) -> Tensor:
         """The step size for the next run, from the mean acceptance of the last one; 0-d, on its device."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +85,20 @@ class Chains:
         storage.save(self.state_dict(), Path(path), kind=_KIND)
 
     @staticmethod
-    def load(path: str | Path, kernel: Kernel[Any]) -> Chains:
+    def load(path: str | Path, kernel: Kernel[Any], *, device: torch.device | str = "cpu") -> Chains:
         """Read chains that `save` wrote, for the kind of kernel that made them.
+
+        Args:
+            path: The file.
+            kernel: Of the kind that made them.
+            device: Where they are to go on; noise of a generator goes on only on the kind of device it came from.
 
         Raises:
             StateError: If the file is damaged, or does not fit the kernel.
         """
-        return Chains.from_state_dict(storage.load(Path(path), kind=_KIND), kernel)
+        chains = Chains.from_state_dict(storage.load(Path(path), kind=_KIND), kernel)
+        fields = {
+            name: field.to(device) if isinstance(field, Tensor) else field
+            for name, field in chains.params._asdict().items()
+        }
+        return replace(chains, matrix=chains.matrix.to(device), params=chains.params._replace(**fields))

@@ -453,11 +453,13 @@ class Summary:
         rows: One row per event entry, in the order of the tensors and, inside each, of its entries.
         num_chains: Number of chains C.
         num_draws: Number of draws per chain N.
+        notes: Lines printed below the table, such as how the sampler did.
     """
 
     rows: tuple[SummaryRow, ...]
     num_chains: int
     num_draws: int
+    notes: tuple[str, ...] = ()
 
     @property
     def advice(self) -> tuple[str, ...]:
@@ -500,7 +502,7 @@ class Summary:
         if num_hidden > 0:
             lines.append(f"... and {num_hidden} more rows, see .rows")
         lines.append(f"{self.num_chains} chains of {self.num_draws} draws")
-        return "\n".join([*lines, *(f"Warning: {sentence}" for sentence in self.advice)])
+        return "\n".join([*lines, *self.notes, *(f"Warning: {sentence}" for sentence in self.advice)])
 
 
 def _named_tensors(

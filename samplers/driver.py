@@ -73,8 +73,20 @@ class Samples:
     warmup: WarmupReport | None
 
     def summary(self) -> Summary:
-        """Mean, spread, Monte Carlo error, effective sample sizes and R-hat of every coordinate."""
-        return summary(self.draws)
+        """Mean, spread, Monte Carlo error, effective sample sizes and R-hat of every coordinate, and how it went."""
+        return replace(summary(self.draws), notes=self._notes())
+
+    def _notes(self) -> tuple[str, ...]:
+        target = self.kernel.target_accept
+        aim = "" if target is None else f", {target:.2f} aimed for"
+        notes = [f"Mean acceptance {self.accept_prob.mean():.2f}{aim}."]
+        num_divergent, num_chains = int(self.num_divergent.sum()), int((self.num_divergent > 0).sum())
+        if num_divergent:
+            notes.append(
+                f"{num_divergent} divergent steps in {num_chains} chains: the energy error was undefined or beyond "
+                "1000. Take a smaller step size or a higher target acceptance, or reparametrise."
+            )
+        return tuple(notes)
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,7 @@ class Run:
 
     Attributes:
         position: Where the chains ended, in the structure they started in; no graph.
-        energy: Energy there, (C,).
+        energy: Energy there over the temperature, (C,).
         accept_prob: Mean acceptance of each chain, (C,).
         num_divergent: Divergent steps of each chain, (C,).
         displacement: Root mean square distance from the start over coordinates, (C,).
@@ -169,7 +181,7 @@ def sample(
             draws[draw] = state.position
             for name, columns in kept.items():
                 columns.append(getattr(info, name))
-            bar.advance(totals.figures() if show_progress is not False else None)
+            bar.advance(totals.figures() if bar.is_shown else None)
     _warn_of_rounding(state.energy)
     return Samples(
         draws=chains.layout.unravel(draws.transpose(0, 1)),
@@ -200,7 +212,8 @@ def run(
     """Move chains a few steps: the form for training loops.
 
     Nothing is stored on the way, the parameters stay as they are, and the host waits for nothing. Values are
-    not checked: a chain that starts where its energy is NaN stays there and is counted as divergent.
+    not checked: a chain that starts where its energy is NaN stays there and is counted as divergent. A seed as
+    `noise` makes the same draws in every call: in a loop pass a generator, or the `chains` of the last run.
 
     Args:
         energy: See `sample`.
@@ -369,20 +382,24 @@ def _start(
     source = _noise_source(generator, noise)
     if isinstance(initial, Chains):
         chains = initial if params is None else replace(initial, params=params)
-        _check_columns(chains)
+        _check_params(kernel, chains)
         return chains, source or noise_from_state(initial.noise_state, initial.matrix.device)
     if source is None:
         raise ParameterError("randomness is explicit: pass generator=torch.Generator().manual_seed(0), or noise=0.")
     layout = Layout.of(initial)
     params = kernel.init_params(initial) if params is None else params
     chains = Chains(layout.ravel(initial).detach(), layout, params, source.state_dict(), 0)
-    _check_columns(chains)
+    _check_params(kernel, chains)
     return chains, source
 
 
 def _noise_source(generator: torch.Generator | None, noise: NoiseSource | int | None) -> NoiseSource | None:
     if generator is not None and noise is not None:
         raise ParameterError("pass either a generator or noise, not both.")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ParameterError(f"generator is a torch.Generator; got {generator!r}. A seed goes to noise=.")
+    if noise is not None and not isinstance(noise, int) and not hasattr(noise, "draw"):
+        raise ParameterError(f"noise is a seed or a noise source; got {noise!r}.")
     if generator is not None:
         return GeneratorNoise(generator)
     return CounterNoise(noise) if isinstance(noise, int) else noise
@@ -399,10 +416,25 @@ def _is_column(field: Any) -> bool:
     return isinstance(field, Tensor) and field.ndim == 2 and field.shape[1] == 1
 
 
-def _check_columns(chains: Chains) -> None:
-    """Raise unless parameters that are per chain are so for these chains."""
-    num_chains = len(chains.matrix)
-    for name, field in chains.params._asdict().items():
+def _check_params(kernel: Kernel[Any], chains: Chains) -> None:
+    """Raise unless the parameters are of this kernel and fit these chains."""
+    matrix, params = chains.matrix, chains.params
+    like = kernel.init_params(chains.position)
+    if type(params) is not type(like):
+        raise ParameterError(
+            f"{type(kernel).__name__} has parameters {type(like).__name__}; got {type(params).__name__}. Make them "
+            "with kernel.init_params(position), and continue chains with the kind of kernel that made them."
+        )
+    num_chains, dim = matrix.shape
+    if params.factor.shape not in ((), (dim,), (dim, dim)):
+        raise ParameterError(f"the inverse mass is for D = {len(params.factor)}; the chains have D = {dim}.")
+    for name, field in params._asdict().items():
+        if isinstance(field, Tensor) and (field.dtype, field.device) != (matrix.dtype, matrix.device):
+            raise ParameterError(
+                f"{name} is {field.dtype} on {field.device}; the chains are {matrix.dtype} on {matrix.device}. Make "
+                "parameters from a position like theirs."
+            )
+    for name, field in params._asdict().items():
         if _is_column(field) and len(field) != num_chains:
             raise ParameterError(f"{name} is one number or one per chain, here {num_chains}; got {len(field)}.")
 

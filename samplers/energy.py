@@ -13,7 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from .errors import EnergyError, ParameterError
+from .checks import check_positive
+from .errors import EnergyError, ParameterError, PositionError
 from .position import Layout, Position, check_rows, for_autograd, rows
 
 
@@ -77,6 +78,7 @@ class Target:
             context = for_autograd(context)
         self.layout = layout
         self._energy = energy
+        self._own_gradient = energy.value_and_grad if isinstance(energy, HasValueAndGrad) else None
         self._context = context
         self._inverse_temperature = _inverse_temperature(temperature, num_chains)
 
@@ -84,7 +86,7 @@ class Target:
         """The same target for some of the chains: context and temperature are sliced with them."""
         part = object.__new__(Target)
         part.layout = self.layout
-        part._energy = self._energy
+        part._energy, part._own_gradient = self._energy, self._own_gradient
         part._context = None if self._context is None else rows(self._context, index)
         beta = self._inverse_temperature
         part._inverse_temperature = beta[index] if isinstance(beta, Tensor) else beta
@@ -103,22 +105,37 @@ class Target:
             EnergyError: If the energy does not return one floating-point value per chain, or does not depend
                 on the position in a way that autograd can see.
         """
-        if isinstance(self._energy, HasValueAndGrad):
-            value, grad = self._energy.value_and_grad(self.layout.unravel(x), *self._arguments())
-            self._check(value, x)
-            value, grad = value.detach(), self.layout.ravel(grad).detach()
-        else:
-            # enable_grad and inference_mode(False): the caller may be inside no_grad or inference_mode.
-            with torch.inference_mode(False), torch.enable_grad():
-                leaf = (x.clone() if x.is_inference() else x.detach()).requires_grad_(True)
-                value = self._energy(self.layout.unravel(leaf), *self._arguments())
-                self._check(value, x)
-                grad = _gradient(value, leaf)
-            value = value.detach()
-        value = value.unsqueeze(-1)
+        # enable_grad and inference_mode(False): the caller may be inside no_grad or inference_mode.
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = x.clone() if x.is_inference() else x.detach()
+            value, grad = self._by_autograd(leaf) if self._own_gradient is None else self._by_itself(leaf)
+        value = value.detach().unsqueeze(-1)
         if self._inverse_temperature is None:
             return value, grad
         return value * self._inverse_temperature, (grad * self._inverse_temperature).to(x.dtype)
+
+    def _by_autograd(self, leaf: Tensor) -> tuple[Tensor, Tensor]:
+        leaf.requires_grad_(True)
+        value = self._energy(self.layout.unravel(leaf), *self._arguments())
+        self._check(value, leaf)
+        return value, _gradient(value, leaf)
+
+    def _by_itself(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        assert self._own_gradient is not None
+        both = self._own_gradient(self.layout.unravel(x), *self._arguments())
+        if not isinstance(both, tuple) or len(both) != 2:
+            raise EnergyError(f"value_and_grad returns the energies and the gradient; got {type(both).__name__}.")
+        self._check(both[0], x)
+        try:
+            grad = self.layout.ravel(both[1])
+        except PositionError as error:
+            raise EnergyError(f"value_and_grad returns a gradient in the structure of the position: {error}") from error
+        if grad.shape != x.shape:
+            raise EnergyError(
+                f"value_and_grad returns a gradient of the position's shape, {tuple(x.shape)} as a matrix; got "
+                f"{tuple(grad.shape)}."
+            )
+        return both[0], grad.detach().to(x.dtype)
 
     def _arguments(self) -> tuple[Any, ...]:
         return () if self._context is None else (self._context,)
@@ -178,14 +195,11 @@ def _shape_advice(value: Tensor, num_chains: int) -> str:
 
 def _inverse_temperature(temperature: float | Tensor, num_chains: int) -> Tensor | float | None:
     """1 / T as a number or a column (C, 1); None where it is 1, so that nothing is multiplied."""
+    check_positive("temperature", temperature)
     if not isinstance(temperature, Tensor):
-        if not 0 < temperature < float("inf"):
-            raise ParameterError(f"temperature must be positive and finite; got {temperature}.")
         return None if temperature == 1 else 1 / temperature
     if temperature.shape not in ((), (num_chains,)):
         raise ParameterError(
             f"temperature is one number or one per chain, shape ({num_chains},); got {tuple(temperature.shape)}."
         )
-    if not bool(((temperature > 0) & torch.isfinite(temperature)).all()):
-        raise ParameterError(f"every temperature must be positive and finite; got {temperature}.")
     return 1 / temperature.reshape(-1, 1).expand(num_chains, 1)

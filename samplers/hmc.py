@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor
@@ -70,7 +71,7 @@ class HMC(Kernel[HMCParams]):
         check_positive("step_size", self.step_size)
         check_count("num_leapfrog_steps", self.num_leapfrog_steps, 1)
         check_fraction("target_accept", self.target_accept)
-        if not 0 <= self.jitter < 1:
+        if not isinstance(self.jitter, Real) or not 0 <= float(self.jitter) < 1:
             raise ParameterError(f"jitter must lie in [0, 1); got {self.jitter!r}.")
 
     def init_params(

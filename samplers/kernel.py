@@ -27,7 +27,7 @@ class State(NamedTuple):
 
     Attributes:
         position: (C, D).
-        energy: Energy at the position, (C, 1).
+        energy: Energy at the position over the temperature, (C, 1).
         grad: Gradient of the energy at the position, (C, D).
     """
 
@@ -43,7 +43,7 @@ class Info(NamedTuple):
         accept_prob: Probability of accepting the proposal, min(1, exp(-energy_error)), float64.
         is_accepted: Whether the chain moved.
         is_divergent: NaN in the comparison, or |energy_error| > 1000.
-        energy: Energy after the step.
+        energy: Energy after the step, over the temperature.
         energy_error: Minus the log of the Metropolis ratio: for HMC the change of the total energy, float64.
         num_grad_evals: Gradients computed in the step.
     """

@@ -65,12 +65,13 @@ class Layout:
 
     def ravel(self, position: Position) -> Tensor:
         """Lay a position, `(*lead, *event)` per part, out as one matrix `(*lead, D)`."""
+        if self.keys and isinstance(position, dict) and set(position) == set(self.keys):
+            position = {key: position[key] for key in self.keys}  # a dict's own order says nothing
         keys, parts = _take_apart(position)
-        tensors = list(parts.values())
-        if keys != self.keys or len(tensors) != len(self.events):
+        if keys != self.keys or len(parts) != len(self.events):
             raise PositionError(f"expected a position with parts {self._names()}; got {list(parts)}.")
         flat = []
-        for name, part, event in zip(parts, tensors, self.events, strict=True):
+        for (name, part), event in zip(parts.items(), self.events, strict=True):
             lead = part.shape[: part.ndim - len(event)]
             if part.shape[len(lead) :] != event:
                 raise PositionError(f"{name} must end in {tuple(event)}; got shape {tuple(part.shape)}.")

@@ -10,7 +10,13 @@ from typing import Protocol, Self, TextIO
 
 
 class Progress(Protocol):
-    """Something that shows how far a loop is; use as a context manager."""
+    """Something that shows how far a loop is; use as a context manager.
+
+    Attributes:
+        is_shown: Whether anybody sees it: figures that cost something are computed only then.
+    """
+
+    is_shown: bool
 
     def __enter__(self) -> Self: ...
 
@@ -45,6 +51,8 @@ def progress(total: int, label: str, *, enabled: bool | None = None) -> Progress
 
 
 class _Silent:
+    is_shown = False
+
     def __enter__(self) -> Self:
         return self
 
@@ -66,6 +74,8 @@ class _TqdmLike(Protocol):
 
 
 class _Bar(_Silent):
+    is_shown = True
+
     def __init__(self, bar: _TqdmLike) -> None:
         self._bar = bar
 
@@ -82,6 +92,8 @@ class _Bar(_Silent):
 
 class _Lines(_Silent):
     """A line every tenth of the way, and every half minute."""
+
+    is_shown = True
 
     def __init__(self, total: int, label: str, stream: TextIO) -> None:
         self._total, self._label, self._stream = total, label, stream

@@ -32,7 +32,8 @@ class Averages:
         """Take in the weights after a step."""
         decay = min(self._decay, (1 + self._count) / (10 + self._count))
         self._count += 1
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+        for mean, weight in zip(self.model.parameters(), model.parameters(), strict=True):
+            mean.lerp_(weight, 1 - decay)
 
     def state_dict(self) -> dict[str, Any]:
         """The averaged weights and their count."""

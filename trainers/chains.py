@@ -121,6 +121,8 @@ class TrainingChains:
 
     def _restarted(self, position: Latents) -> Latents:
         """Replace a share of the chains by ancestral draws."""
+        if not self._config.restart_fraction:
+            return position
         num = len(position[0])
         is_new = torch.rand(num, generator=self._generator, device=position[0].device) < self._config.restart_fraction
         return tuple(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lamina: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("lamina: interrupted; continue with: lamina resume RUN", file=sys.stderr)
+        print("lamina: interrupted; a training goes on with: lamina resume RUN", file=sys.stderr)
         return 130
     return 0
 
@@ -69,8 +70,10 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("data", help=f"data set: {', '.join(DATASETS)}")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder to make")
-    parser.add_argument("--recipe", default="adjusted", help=f"settings to start from: {', '.join(RECIPES)}")
-    parser.add_argument("--scheme", help="two-stage, joint-variational, joint-mle or gaussian (no energies)")
+    parser.add_argument(
+        "--recipe", default="adjusted", help=f"settings to start from: {', '.join(RECIPES)} (default: adjusted)"
+    )
+    parser.add_argument("--scheme", help="two-stage (default), joint-variational, joint-mle, gaussian (no energies)")
     for part in ("prior", "posterior"):
         group = parser.add_argument_group(f"{part} chains")
         group.add_argument(f"--{part}-sampler", metavar="NAME", help=f"kernel: {', '.join(KERNELS)}")
@@ -85,7 +88,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--energy-learning-rate", type=float, metavar="R", help="of the energies")
     parser.add_argument("--energy-penalty", type=float, metavar="W", help="weight of the squared energies in the loss")
     parser.add_argument("--checkpoint-every", type=int, metavar="N", help="steps between checkpoints")
-    parser.add_argument("--seed", type=int, help="seeds everything")
+    parser.add_argument("--seed", type=int, help="seeds everything (default: 0)")
     _add_common(parser)
     parser.set_defaults(run=_train)
 
@@ -202,6 +205,9 @@ def _report(folder: Path, result: Evaluation) -> None:
     seconds = ", ".join(f"{name} {value} s" for name, value in report["seconds"].items())
     print(table(report["summary"]))
     print(
-        f"{report['num_samples']} samples of each, {report['num_held_out']} held-out images; training time: {seconds}"
+        f"{report['num_samples']} samples of each, {report['num_held_out']} held-out images; for accuracies "
+        f"{report['num_per_side_of_forests']} of each; training time: {seconds}"
     )
+    if report["seconds"].get("gaussian", math.inf) < report["seconds"]["model"]:
+        print("The Gaussian-prior model had less time than the EBM: give it more with --baseline-steps.")
     print(f"figures: {folder / EVALUATION}   pictures: {folder / PICTURES}")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lamina.samplers.errors import MissingExtraError, ParameterError, UnknownNameError
 
-from .errors import CheckpointError
+from .errors import CheckpointError, DataError
 from .idx import DATA_ROOT_VARIABLE, IDX_SPECS, IdxSpec, load_idx_set
 
 DIGITS_SPLIT_SEED = 20230618
@@ -83,6 +83,8 @@ def load(name: str, *, data_root: Path | str | None = None) -> ImageData:
     """
     if name not in DATASETS:
         raise UnknownNameError("data set", name, DATASETS)
+    if data_root and not Path(data_root).expanduser().is_dir():
+        raise DataError(f"the data root {data_root} is no folder. Name the folder that holds the data set's files.")
     return DATASETS[name](_search_roots(data_root))
 
 

@@ -15,7 +15,7 @@ from lamina.models import LatentEBM, Latents
 from .config import TrainConfig
 from .data import ImageData
 from .features import ImageFeatures, train_features
-from .measures import Array, frechet_distance, kernel_distance, two_sample_accuracy
+from .measures import FOREST_ROWS, Array, frechet_distance, kernel_distance, two_sample_accuracy
 from .sampling import draw_posterior, draw_prior, images
 
 NUM_SAMPLES = 2000
@@ -43,16 +43,29 @@ class Evaluation:
 
 
 def evaluate(
-    model: LatentEBM, baseline: LatentEBM | None, config: TrainConfig, data: ImageData, device: torch.device
+    model: LatentEBM,
+    baseline: LatentEBM | None,
+    config: TrainConfig,
+    data: ImageData,
+    device: torch.device,
+    *,
+    step_size: Tensor | None = None,
 ) -> Evaluation:
     """Compare samples with held-out data, in image space and in latent space.
 
     Three kinds of samples: the model's EBM prior ("ebm"), the same model's Gaussian base prior ("base"), and a
-    Gaussian-prior model of the same networks ("gaussian").
+    Gaussian-prior model of the same networks ("gaussian"). Prior chains run at `step_size`, see `draw_prior`.
     """
     generator = torch.Generator(device).manual_seed(config.seed + _EVALUATION_SEED)
     held_out = data.test[:MAX_HELD_OUT].to(device)
-    prior_z, chains = draw_prior(model, config.prior, NUM_SAMPLES, num_steps=config.sample_steps, generator=generator)
+    prior_z, chains = draw_prior(
+        model,
+        config.prior,
+        NUM_SAMPLES,
+        num_steps=config.sample_steps,
+        generator=generator,
+        step_size=step_size,
+    )
     base_z = model.prior.base.sample(NUM_SAMPLES, generator=generator)
     posterior_z = _aggregate_posterior(model, config, held_out, generator)
     sets = {"ebm": images(model, prior_z, data.num_levels), "base": images(model, base_z, data.num_levels)}
@@ -66,6 +79,7 @@ def evaluate(
     report = {
         "num_samples": NUM_SAMPLES,
         "num_held_out": len(held_out),
+        "num_per_side_of_forests": min(NUM_SAMPLES, len(held_out), FOREST_ROWS),
         "features": features.description,
         "feature_accuracy": features.accuracy,
         "prior_chains": {

@@ -7,6 +7,8 @@ and `pictures/`. Whatever is missing when a run is resumed is made; what is ther
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from .loop import (
     read_checkpoint,
     read_metrics,
     reporting_full_disks,
+    trained_step_size,
 )
 from .sampling import draw_prior, images
 
@@ -51,8 +54,8 @@ def start(
     training = Training(config, data, device)  # before the folder: what cannot begin leaves nothing behind
     _make_folder(folder)
     with reporting_full_disks(folder):
-        (folder / CONFIG).write_text(json.dumps(to_dict(config), indent=2) + "\n")
         training.save(folder)  # step zero, so that a run can be resumed from its first moment
+        (folder / CONFIG).write_text(json.dumps(to_dict(config), indent=2) + "\n")
     return _finish(folder, data, device, show_progress)
 
 
@@ -81,12 +84,30 @@ def sample_run(
     """Draw images from a run folder alone, by its own prior sampler or another; with the mean acceptance."""
     state = read_checkpoint(folder)
     config = from_dict(state["config"])
-    torch.set_num_threads(config.num_threads)
     model = averaged_model(state, tuple(state["image_shape"]), device)
     generator = torch.Generator(device).manual_seed(seed)
-    num_steps = config.sample_steps if num_steps is None else num_steps
-    z, result = draw_prior(model, chains or config.prior, num, num_steps=num_steps, generator=generator)
-    return images(model, z, state["num_levels"]).cpu(), float(result.accept_prob.mean())
+    is_own = chains is None or chains == config.prior
+    with _threads(config.num_threads):
+        z, result = draw_prior(
+            model,
+            chains or config.prior,
+            num,
+            num_steps=config.sample_steps if num_steps is None else num_steps,
+            generator=generator,
+            step_size=trained_step_size(state) if is_own else None,
+        )
+        return images(model, z, state["num_levels"]).cpu(), float(result.accept_prob.mean())
+
+
+@contextmanager
+def _threads(num: int) -> Iterator[None]:
+    """Run with so many threads of PyTorch, and set them back after."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _make_folder(folder: Path) -> None:
@@ -96,9 +117,10 @@ def _make_folder(folder: Path) -> None:
     except OSError as error:
         raise RunFolderError(f"{folder} cannot be made or read: {error}. Choose another --out.") from error
     if occupied:
-        raise RunFolderError(
-            f"{folder} exists and is not empty. Continue it with `lamina resume {folder}`, or choose another --out."
+        way_out = (
+            f"Continue it with `lamina resume {folder}`, or choose" if (folder / CHECKPOINT).exists() else "Choose"
         )
+        raise RunFolderError(f"{folder} exists and is not empty. {way_out} another --out.")
 
 
 def _load_data(state: dict[str, Any], data_root: Path | None) -> ImageData:
@@ -111,15 +133,16 @@ def _finish(folder: Path, data: ImageData, device: torch.device, show_progress: 
     """Do what is left of the job."""
     training = load_training(folder, data, device)
     config = training.config
-    torch.set_num_threads(config.num_threads)
-    training.run(folder, label=f"{config.scheme} on {config.data}", show_progress=show_progress)
+    with _threads(config.num_threads):
+        training.run(folder, label=f"{config.scheme} on {config.data}", show_progress=show_progress)
     if config.baseline_steps:
         if not (folder / BASELINE / CHECKPOINT).exists():
             with reporting_full_disks(folder):
                 (folder / BASELINE).mkdir(exist_ok=True)
                 Training(config.baseline(), data, device).save(folder / BASELINE)
         baseline = load_training(folder / BASELINE, data, device)
-        baseline.run(folder / BASELINE, label="its Gaussian-prior rival", show_progress=show_progress)
+        with _threads(config.num_threads):
+            baseline.run(folder / BASELINE, label="its Gaussian-prior rival", show_progress=show_progress)
     return _evaluate(folder, data, device)
 
 
@@ -129,39 +152,43 @@ def _evaluate(folder: Path, data: ImageData, device: torch.device) -> Evaluation
         states["gaussian"] = read_checkpoint(folder / BASELINE)
     models = {name: averaged_model(state, data.image_shape, device) for name, state in states.items()}
     config = from_dict(states["model"]["config"])
-    torch.set_num_threads(config.num_threads)
-    result = evaluate(models["model"], models.get("gaussian"), config, data, device)
+    step_size = trained_step_size(states["model"])
+    with _threads(config.num_threads):
+        result = evaluate(models["model"], models.get("gaussian"), config, data, device, step_size=step_size)
     result.report["data"] = {"name": config.data, "checksum": data.checksum, "source": data.source}
     result.report["seconds"] = {name: round(state["seconds"], 1) for name, state in states.items()}
     result.report["steps"] = {name: state["done"] for name, state in states.items()}
     with reporting_full_disks(folder):
         (folder / EVALUATION).write_text(json.dumps(result.report, indent=2) + "\n")
-        _draw_pictures(folder, models["model"], config, data, result, device)
+        _draw_pictures(folder, data, result)
+        energies = _energies_along_chains(models["model"], config, step_size, device)
+        pictures.energy_traces(energies, folder / PICTURES / "energies.png")
     return result
 
 
-def _draw_pictures(
-    folder: Path, model: LatentEBM, config: TrainConfig, data: ImageData, result: Evaluation, device: torch.device
-) -> None:
+def _draw_pictures(folder: Path, data: ImageData, result: Evaluation) -> None:
     target = folder / PICTURES
     target.mkdir(exist_ok=True)
     pictures.sample_grid({**result.samples, "data": data.test[:64]}, target / "samples.png")
     pictures.reconstructions(*result.reconstructions, target / "reconstructions.png")
-    pictures.energy_traces(_energies_along_chains(model, config, device), target / "energies.png")
     pictures.training_curves(read_metrics(folder / METRICS), target / "training.png")
 
 
-def _energies_along_chains(model: LatentEBM, config: TrainConfig, device: torch.device) -> torch.Tensor:
-    """Energies of 256 chains of the prior sampler as it stands in the configuration, from ancestral draws."""
+def _energies_along_chains(
+    model: LatentEBM, config: TrainConfig, step_size: torch.Tensor | None, device: torch.device
+) -> torch.Tensor:
+    """Energies of 256 chains of the prior sampler as training left it, from ancestral draws."""
     generator = torch.Generator(device).manual_seed(config.seed)
     base: Latents = model.prior.base.sample(256, generator=generator)
-    result: Any = run(
+    start = model.prior.from_latents(base, config.prior.space)
+    result = run(
         model.prior.energy(config.prior.space),
         config.prior.kernel,
-        model.prior.from_latents(base, config.prior.space),
+        start,
+        params=config.prior.kernel.init_params(start, step_size=step_size),
         num_steps=config.sample_steps,
         generator=generator,
         record_energies=True,
     )
-    energies: torch.Tensor = result.energies.cpu()
-    return energies
+    assert result.energies is not None
+    return result.energies.cpu()

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +224,12 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     return state
 
 
+def trained_step_size(state: dict[str, Any]) -> torch.Tensor | None:
+    """The step size that the prior chains of a checkpoint arrived at; None before they ran."""
+    step_size: torch.Tensor | None = ((state["phase"] or {}).get("prior") or {}).get("step_size")
+    return step_size
+
+
 def averaged_model(state: dict[str, Any], image: tuple[int, ...], device: torch.device) -> LatentEBM:
     """The model with averaged weights of a checkpoint."""
     config = from_dict(state["config"])
@@ -243,10 +249,14 @@ def _shown(values: dict[str, float], steps_per_second: float) -> dict[str, str]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics file; none where it is missing, and without a last line cut short by a kill."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    """The records of a metrics file; none where it is missing, and without lines cut short by a kill or damaged."""
+    records = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        with suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                records.append(record)
+    return records
 
 
 def _keep_until(metrics: Path, step: int) -> None:

@@ -16,7 +16,8 @@ Array = npt.NDArray[np.float64]
 
 _BANDWIDTHS = (0.25, 0.5, 1.0, 2.0)
 """Kernel widths in units of the median distance within the reference: both fine and coarse differences count."""
-_FOREST_ROWS = 500
+FOREST_ROWS = 500
+"""Rows of each side that a forest sees, at most."""
 
 
 def kernel_distance(sample: Array, reference: Array) -> float:
@@ -79,7 +80,7 @@ def two_sample_accuracy(sample: Array, reference: Array, *, repeats: int = 5, se
         from sklearn.ensemble import RandomForestClassifier
     except ImportError as error:
         raise MissingExtraError("scikit-learn", "train", "the classifier two-sample test") from error
-    num = min(len(sample), len(reference), _FOREST_ROWS)
+    num = min(len(sample), len(reference), FOREST_ROWS)
     labels = np.repeat([0, 1], num)
     accuracies = []
     for repeat in range(repeats):

@@ -58,6 +58,7 @@ def _published(config: TrainConfig) -> TrainConfig:
         energy_learning_rate=2e-5,
         averaging=0.0,
         sample_steps=60,
+        baseline_steps=30 * config.baseline_steps,
     )
 
 
@@ -65,11 +66,18 @@ def _adjusted(config: TrainConfig) -> TrainConfig:
     """Metropolis-adjusted, adaptive, persistent chains.
 
     In the joint schemes the energies learn at a tenth of the two-stage rate: data and prior phase move at once
-    there, and at the full rate training left the finite numbers within 600 steps on digits.
+    there, and at the full rate training left the finite numbers within 600 steps on digits. Their steps take longer,
+    and the Gaussian-prior rival gets as many more.
     """
-    if config.scheme in ("joint-mle", "joint-variational"):
-        return replace(config, energy_learning_rate=config.energy_learning_rate / 10)
-    return config
+    match config.scheme:
+        case "two-stage":
+            return config
+        case "gaussian":
+            return replace(config, baseline_steps=0)  # it would be its own rival
+        case scheme:
+            rival_steps = {"joint-variational": 3, "joint-mle": 5}[scheme] * config.baseline_steps
+            energy_rate = config.energy_learning_rate / 10
+            return replace(config, energy_learning_rate=energy_rate, baseline_steps=rival_steps)
 
 
 RECIPES: Mapping[str, Callable[[TrainConfig], TrainConfig]] = {"adjusted": _adjusted, "published": _published}

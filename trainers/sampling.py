@@ -13,19 +13,31 @@ from .config import ChainConfig
 
 
 def draw_prior(
-    model: LatentEBM, chains: ChainConfig, num: int, *, num_steps: int, generator: torch.Generator
+    model: LatentEBM,
+    chains: ChainConfig,
+    num: int,
+    *,
+    num_steps: int,
+    generator: torch.Generator,
+    step_size: Tensor | None = None,
 ) -> tuple[Latents, Samples]:
-    """Draw latents from the joint EBM prior, one chain each.
+    """Draw latents from the joint EBM prior, one chain each, from starts of the base prior.
 
-    Chains start from the base prior. The first half of the steps adapts the step size, the second half runs
-    with it frozen.
+    Args:
+        model: The model.
+        chains: Kernel and space.
+        num: Chains.
+        num_steps: Steps of each.
+        generator: Source of randomness, on the model's device.
+        step_size: What training arrived at; all steps run with it. None adapts it in the first half of the steps,
+            and freezes it in the second.
 
     Returns:
         z, (num, *event_i) per layer, and how the chains did.
     """
     check_count("the number of steps", num_steps, 1)
     start = model.prior.from_latents(model.prior.base.sample(num, generator=generator), chains.space)
-    result = _last_draw(model.prior.energy(chains.space), chains, start, None, num_steps, generator)
+    result = _last_draw(model.prior.energy(chains.space), chains, start, None, num_steps, generator, step_size)
     return _latents(model, chains, result), result
 
 
@@ -55,9 +67,15 @@ def images(model: LatentEBM, z: Latents, num_levels: int) -> Tensor:
 
 
 def _last_draw(
-    energy: object, chains: ChainConfig, start: Latents, x: Tensor | None, num_steps: int, generator: torch.Generator
+    energy: object,
+    chains: ChainConfig,
+    start: Latents,
+    x: Tensor | None,
+    num_steps: int,
+    generator: torch.Generator,
+    step_size: Tensor | None = None,
 ) -> Samples:
-    num_warmup = num_steps // 2
+    num_warmup = num_steps // 2 if step_size is None else 0
     return sample(
         energy,  # type: ignore[arg-type]
         chains.kernel,
@@ -67,6 +85,7 @@ def _last_draw(
         thinning=num_steps - num_warmup,
         context=x,
         generator=generator,
+        params=chains.kernel.init_params(start, step_size=step_size),
         collect=("energy",),
         show_progress=False,
     )

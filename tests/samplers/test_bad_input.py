@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -398,3 +399,80 @@ def test_a_full_disk_leaves_the_previous_file_intact(
             chains.save(path)
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"generator": 0}, "generator is a torch.Generator; got 0"),
+        ({"noise": "a"}, "noise is a seed or a noise source; got 'a'"),
+        ({"noise": 0, "temperature": "1"}, "temperature must be positive"),
+    ],
+)
+def test_things_of_the_wrong_kind(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        run(lambda x: x.square().sum(-1), MALA(), torch.zeros(2, 3), num_steps=1, **arguments)
+
+
+@pytest.mark.parametrize("option", ["jitter", "target_accept", "step_size", "num_leapfrog_steps"])
+def test_options_that_are_no_numbers(option: str) -> None:
+    with pytest.raises(ParameterError, match=option):
+        HMC(**{option: "x"})
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    kernel = HMC(step_size=np.float32(0.1), num_leapfrog_steps=np.int64(3))
+    run(lambda x: x.square().sum(-1), kernel, torch.zeros(2, 3), num_steps=np.int64(2), noise=0)
+
+
+def test_parameters_are_those_of_the_kernel_and_the_chains() -> None:
+    """A leapfrog time step must not become Langevin's h by way of continued chains."""
+    x = torch.zeros(4, 3)
+    chains = run(lambda x: x.square().sum(-1), HMC(), x, num_steps=1, noise=0).chains
+    for start, params, message in (
+        (chains, None, "MALA has parameters LangevinParams; got HMCParams"),
+        (x, MALA().init_params(torch.zeros(4, 5), inverse_mass=torch.ones(5)), "inverse mass is for D = 5"),
+        (x, MALA().init_params(x.double()), "step_size is torch.float64"),
+    ):
+        with pytest.raises(ParameterError, match=message):
+            run(lambda x: x.square().sum(-1), MALA(), start, num_steps=1, noise=1, params=params)
+
+
+class OwnGradient:
+    """An energy that computes its own gradient, of whatever shape it is told."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return 0.5 * x.square().sum(-1)
+
+    def value_and_grad(self, x: Tensor) -> Any:
+        return self.answer(self(x), x)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda value, x: value, "returns the energies and the gradient; got Tensor"),
+        (lambda value, x: (value, x[:1]), r"of the position's shape, \(4, 3\) as a matrix; got \(1, 3\)"),
+        (lambda value, x: (value, {"x": x}), "gradient in the structure of the position"),
+        (lambda value, x: (value.sum(), x), "one value per chain"),
+    ],
+)
+def test_own_gradients_keep_the_contract(answer: Any, message: str) -> None:
+    with pytest.raises(EnergyError, match=message):
+        run(OwnGradient(answer), MALA(), torch.ones(4, 3), num_steps=1, noise=0)
+
+
+def test_an_own_gradient_may_use_autograd_and_another_dtype() -> None:
+    def answer(value: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = x.detach().requires_grad_(True)
+        (grad,) = torch.autograd.grad(0.5 * leaf.square().sum(), leaf)
+        return value, grad.double()
+
+    own = run(OwnGradient(answer), MALA(step_size=0.3), torch.ones(4, 3), num_steps=5, noise=0)
+    plain = run(lambda x: 0.5 * x.square().sum(-1), MALA(step_size=0.3), torch.ones(4, 3), num_steps=5, noise=0)
+    assert isinstance(own.position, Tensor)
+    assert own.position.dtype == torch.float32
+    assert torch.equal(own.position, plain.position)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from lamina.samplers import (
     run,
     sample,
 )
+from lamina.samplers.accept import accept
 
 NUM_CHAINS, DIM = 8, 3
 
@@ -428,3 +430,29 @@ def test_target_is_the_same_for_rows() -> None:
     whole, part = target(x), target.rows(slice(2, 5))(x[2:5])
     for all_rows, some in zip(whole, part, strict=True):
         assert torch.equal(all_rows[2:5], some)
+
+
+def test_a_chain_outside_the_support_comes_in() -> None:
+    """As one may whose energy was changed under it: any finite proposal is taken, and nothing is divergent."""
+    start = torch.full((200, 2), -0.1)
+    target = Target(lambda x: 0.5 * x.square().sum(-1), Layout.of(start), 200)
+    inside = MALA().init(target, start, MALA().init_params(start))
+    outside = inside._replace(energy=torch.full_like(inside.energy, torch.inf))
+    ratio = outside.energy.double() - inside.energy.double()
+    _, info = accept(inside, outside, ratio, torch.full_like(ratio, 0.5), torch.ones_like(ratio))
+    assert bool(info.is_accepted.all())
+    assert not bool(info.is_divergent.any())
+
+
+def test_parts_of_a_dict_are_known_by_their_keys() -> None:
+    parts = {"a": torch.ones(3, 2), "b": torch.zeros(3, 1)}
+    backwards = dict(reversed(parts.items()))
+    assert torch.equal(Layout.of(parts).ravel(backwards), Layout.of(parts).ravel(parts))
+
+
+def test_the_summary_says_how_it_went() -> None:
+    result = sample(lambda x: 0.5 * x.square().sum(-1), MALA(step_size=0.5), torch.zeros(4, 1), num_samples=20, noise=0)
+    assert "Mean acceptance" in str(result.summary())
+    assert "0.57 aimed for" in str(result.summary())
+    diverged = dataclasses.replace(result, num_divergent=torch.tensor([0, 3, 0, 1]))
+    assert "4 divergent steps in 2 chains" in str(diverged.summary())

@@ -223,7 +223,11 @@ def test_every_reader_refuses_damage(folder: Path, use: Callable[[Path], object]
 
 
 def test_an_occupied_folder_is_not_overwritten(make_config: Callable[..., TrainConfig], tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(RunFolderError, match=f"not empty.*lamina resume {tmp_path}.*another --out"):
-        job.start(make_config(), tmp_path, data_root=None, device=CPU, show_progress=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    """Resuming is suggested where there is something to resume."""
+    for name, advice in (("notes.txt", "not empty. Choose another --out"), ("checkpoint.pt", "lamina resume")):
+        folder = tmp_path / name.replace(".", "-")
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        with pytest.raises(RunFolderError, match=advice):
+            job.start(make_config(), folder, data_root=None, device=CPU, show_progress=False)
+        assert [path.name for path in folder.iterdir()] == [name]

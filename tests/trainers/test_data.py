@@ -482,3 +482,8 @@ def test_a_state_with_an_entry_missing_is_refused() -> None:
     del state["cursor"]
     with pytest.raises(CheckpointError, match="got num_rows, batch_size, order, generator"):
         stream().load_state_dict(state)
+
+
+def test_a_named_root_must_be_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is no folder"):
+        load("mnist", data_root=tmp_path / "nowhere")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from lamina.models import contrastive_loss, reconstruction_loss
+from lamina.models import contrastive_loss, energy_loss, reconstruction_loss
 
 from ..chains import TrainingChains
 from .base import ADAM, ADAM_FOR_ENERGIES, Phase, Workbench
@@ -46,10 +47,13 @@ class JointMLEPhase(Phase):
         z_data, posterior = self._posterior.posterior(x, rows)
         z_prior, prior = self._prior.prior()
         contrast = contrastive_loss(model.prior, z_data, z_prior)
+        with torch.no_grad():
+            gap = energy_loss(model.prior, z_data, z_prior)
         reconstruction = reconstruction_loss(model, x, z_data)
         figures = {
             "reconstruction": reconstruction.detach(),
-            "energy_gap": contrast.detach(),
+            "energy_gap": gap,
+            "contrast": contrast.detach(),
             **self._prior.figures("prior", prior),
             **self._posterior.figures("posterior", posterior),
         }
