@@ -1,4 +1,4 @@
-"""The Langevin proposal that ULA makes and MALA corrects."""
+"""The Langevin proposal that ULA makes and MALA corrects, and what else the two share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .accept import half_square, log_ratio
 from .energy import Target
-from .kernel import State
+from .kernel import Kernel, State
 from .metric import factorise, from_white, to_white
 from .position import Position
 from .step_size import step_size_tensor
@@ -27,10 +27,23 @@ class LangevinParams(NamedTuple):
     factor: Tensor
 
 
-def langevin_params(position: Position, step_size: float | Tensor, inverse_mass: Position | None) -> LangevinParams:
-    """Make the parameters for chains like `position`."""
-    factor = factorise(inverse_mass, position)
-    return LangevinParams(step_size_tensor(step_size, factor), factor)
+class LangevinKernel(Kernel[LangevinParams]):
+    """What ULA and MALA share: their parameters and their state. They differ in what they do with a proposal."""
+
+    def init_params(
+        self,
+        position: Position,
+        *,
+        step_size: float | Tensor | None = None,
+        inverse_mass: Position | None = None,
+    ) -> LangevinParams:
+        """See `Kernel.init_params`."""
+        factor = factorise(inverse_mass, position)
+        return LangevinParams(step_size_tensor(self.step_size if step_size is None else step_size, factor), factor)
+
+    def init(self, target: Target, position: Tensor, params: LangevinParams) -> State:
+        """See `Kernel.init`."""
+        return State(position, *target(position))
 
 
 def propose(target: Target, state: State, xi: Tensor, params: LangevinParams) -> tuple[State, Tensor]:

@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from .accept import accept
 from .checks import check_fraction, check_positive
 from .energy import Target
-from .kernel import Info, Kernel, Noise, State
-from .langevin import LangevinParams, langevin_params, propose
+from .kernel import Info, Noise, State
+from .langevin import LangevinKernel, LangevinParams, propose
 from .noise import Site
-from .position import Position
 
 
 @dataclass(frozen=True, kw_only=True)
-class MALA(Kernel[LangevinParams]):
+class MALA(LangevinKernel):
     """Metropolis-adjusted Langevin: ULA's move as a proposal, accepted or rejected.
 
     Exact. One gradient per step: that of the current position is carried along.
@@ -42,20 +40,6 @@ class MALA(Kernel[LangevinParams]):
     def __post_init__(self) -> None:
         check_positive("step_size", self.step_size)
         check_fraction("target_accept", self.target_accept)
-
-    def init_params(
-        self,
-        position: Position,
-        *,
-        step_size: float | Tensor | None = None,
-        inverse_mass: Position | None = None,
-    ) -> LangevinParams:
-        """See `Kernel.init_params`."""
-        return langevin_params(position, self.step_size if step_size is None else step_size, inverse_mass)
-
-    def init(self, target: Target, position: Tensor, params: LangevinParams) -> State:
-        """See `Kernel.init`."""
-        return State(position, *target(position))
 
     def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
         """See `Kernel.step`."""

@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from .accept import accept
 from .checks import check_positive
 from .energy import Target
-from .kernel import Info, Kernel, Noise, State
-from .langevin import LangevinParams, langevin_params, propose
+from .kernel import Info, Noise, State
+from .langevin import LangevinKernel, LangevinParams, propose
 from .noise import Site
-from .position import Position
 
 
 @dataclass(frozen=True, kw_only=True)
-class ULA(Kernel[LangevinParams]):
+class ULA(LangevinKernel):
     """Unadjusted Langevin: x' = x - h grad(x) + sqrt(2 h) xi, and every move is taken.
 
     Not exact: it leaves a law invariant that is off by O(h); on a Gaussian of precision k its variance is
@@ -44,20 +42,6 @@ class ULA(Kernel[LangevinParams]):
 
     def __post_init__(self) -> None:
         check_positive("step_size", self.step_size)
-
-    def init_params(
-        self,
-        position: Position,
-        *,
-        step_size: float | Tensor | None = None,
-        inverse_mass: Position | None = None,
-    ) -> LangevinParams:
-        """See `Kernel.init_params`."""
-        return langevin_params(position, self.step_size if step_size is None else step_size, inverse_mass)
-
-    def init(self, target: Target, position: Tensor, params: LangevinParams) -> State:
-        """See `Kernel.init`."""
-        return State(position, *target(position))
 
     def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
         """See `Kernel.step`."""

@@ -18,8 +18,11 @@ def summary(name: str) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("name", ["digits.json", "exactness.json", "samplers.json"])
-def test_results_have_a_flat_summary(name: str) -> None:
+def test_results_have_a_flat_summary_and_an_origin(name: str) -> None:
     assert all(isinstance(value, int | float) for value in summary(name).values())
+    origin = json.loads((RESULTS / name).read_text())["provenance"]
+    assert re.fullmatch("[0-9a-f]{40}", origin["commit"])
+    assert origin["is_modified"] is False
 
 
 def test_table_of_readme_is_that_of_the_results() -> None:

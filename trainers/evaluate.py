@@ -68,13 +68,15 @@ def evaluate(
     )
     base_z = model.prior.base.sample(NUM_SAMPLES, generator=generator)
     posterior_z = _aggregate_posterior(model, config, held_out, generator)
-    sets = {"ebm": images(model, prior_z, data.num_levels), "base": images(model, base_z, data.num_levels)}
+    # Without energies there is one prior, and nothing to call an EBM.
+    priors = {"base": base_z} if config.scheme == "gaussian" else {"ebm": prior_z, "base": base_z}
+    sets = {name: images(model, z, data.num_levels) for name, z in priors.items()}
     if baseline is not None:
         z = baseline.prior.base.sample(NUM_SAMPLES, generator=generator)
         sets["gaussian"] = images(baseline, z, data.num_levels)
     features = train_features(data)
     figures = {name: _image_figures(features, drawn, held_out) for name, drawn in sets.items()}
-    for name, z in (("ebm", prior_z), ("base", base_z)):
+    for name, z in priors.items():
         figures[name] |= _latent_figures(z, posterior_z)
     report = {
         "num_samples": NUM_SAMPLES,
