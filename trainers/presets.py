@@ -27,7 +27,7 @@ _MNIST = replace(
     data="mnist",
     model=ModelConfig(latents=(32, 16), hidden=(500, 500), energy_hidden=(200, 200), sigma=0.2),
     num_steps=12000,
-    baseline_steps=16000,
+    baseline_steps=20000,
 )
 
 _DATA: Mapping[str, TrainConfig] = {
