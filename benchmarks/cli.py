@@ -52,9 +52,9 @@ _SAMPLERS_EXAMPLES = """examples:
 _EXACTNESS = """Check that every exact kernel leaves every toy density invariant, at all masses and dtypes.
 
 Each case starts 100,000 chains from exact draws, takes 4 steps and compares with the exact law; a false alarm anywhere
-has a probability of at most 1e-6. The whole matrix takes 4 to 16 minutes on two cores. Rows are written as they are made, and
-those of the same commit and settings are kept, so that an interrupted run goes on with the same command. The exit
-status is 1 where a case fails.
+has a probability of at most 1e-6. The whole matrix takes 4 to 16 minutes on two cores. Rows are written as they are
+made, and those of the same commit and settings are kept, so that an interrupted run goes on with the same command. The
+exit status is 1 where a case fails.
 
 columns, the worst over dtypes and masses:
   distance/allowed  Kolmogorov distance as a share of the threshold
