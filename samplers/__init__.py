@@ -27,7 +27,7 @@ from .diagnostics import (
     rhat,
     summary,
 )
-from .driver import Run, Samples, WarmupReport, run, sample
+from .driver import Run, Samples, run, sample
 from .energy import Energy, HasValueAndGrad, Target, from_log_prob
 from .errors import (
     EnergyError,
@@ -49,6 +49,7 @@ from .progress import Progress, progress
 from .registry import KERNELS, kernel_name, make_kernel
 from .step_size import noise_scale_from_step_size, step_size_from_noise_scale
 from .ula import ULA
+from .warmup import WarmupReport
 
 __all__ = [
     "HMC",

@@ -11,17 +11,17 @@ Nothing is replaced by zero, and no energy is clamped. The comparison is made in
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from .kernel import Info, State
+from .kernel import Info, StateLike
 
 DIVERGENCE_THRESHOLD = 1000.0
 """|energy error| in nats beyond which a step is flagged (Stan's value)."""
 
-StateT = TypeVar("StateT", bound=State)
+StateT = TypeVar("StateT", bound=StateLike)
 
 
 def accept(
@@ -43,7 +43,7 @@ def accept(
     is_undefined = torch.isnan(log_ratio) | (proposed.energy == -torch.inf)
     log_ratio = torch.where(is_undefined, -torch.inf, log_ratio)
     is_accepted = torch.log(uniform) < log_ratio
-    state = type(proposed)(*(torch.where(is_accepted, new, old) for new, old in zip(proposed, current, strict=True)))
+    state = select(is_accepted, proposed, current)
     is_large = (log_ratio.abs() > DIVERGENCE_THRESHOLD) & torch.isfinite(log_ratio)
     info = Info(
         accept_prob=torch.exp(torch.clamp(log_ratio, max=0.0)),
@@ -54,6 +54,12 @@ def accept(
         num_grad_evals=num_grad_evals,
     )
     return state, info
+
+
+def select(condition: Tensor, one: StateT, other: StateT) -> StateT:
+    """The rows of `one` where the condition (C, 1) holds, else those of `other`."""
+    fields = zip(cast("tuple[Tensor, ...]", one), cast("tuple[Tensor, ...]", other), strict=True)
+    return type(one)(*(torch.where(condition, new, old) for new, old in fields))
 
 
 def log_ratio(current: Tensor, proposed: Tensor, kinetic_change: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Chains:
         params: Parameters of the kernel.
         noise_state: `state_dict` of the noise source as it stands.
         num_steps: Steps taken so far.
+        memory: What chains remember besides their positions, such as momenta; see `Kernel.memory`.
     """
 
     matrix: Tensor
@@ -37,6 +39,7 @@ class Chains:
     params: Any
     noise_state: dict[str, Any]
     num_steps: int
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def position(self) -> Position:
@@ -53,6 +56,7 @@ class Chains:
             "params": dict(self.params._asdict()),
             "noise": self.noise_state,
             "num_steps": self.num_steps,
+            "memory": dict(self.memory),
         }
 
     @staticmethod
@@ -69,6 +73,7 @@ class Chains:
             )
             blank = kernel.init_params(layout.unravel(matrix))
             noise, num_steps = dict(state["noise"]), check_count("num_steps", state["num_steps"], 0)
+            memory = dict(state.get("memory", {}))
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise StateError(f"this is no state of chains: {error!r}. Go back to an earlier copy.") from error
         if {name: type(value) for name, value in params.items()} != {
@@ -78,7 +83,7 @@ class Chains:
                 f"the stored chains have parameters {sorted(params)}; {type(kernel).__name__} has "
                 f"{sorted(blank._fields)}. Load them with the kind of kernel that made them."
             )
-        return Chains(matrix, layout, blank._replace(**params), noise, num_steps)
+        return Chains(matrix, layout, blank._replace(**params), noise, num_steps, memory)
 
     def save(self, path: str | Path) -> None:
         """Write the chains to a file, whole or not at all."""
@@ -98,7 +103,8 @@ class Chains:
         """
         chains = Chains.from_state_dict(storage.load(Path(path), kind=_KIND), kernel)
         fields = {
-            name: field.to(device) if isinstance(field, Tensor) else field
-            for name, field in chains.params._asdict().items()
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in chains.params._asdict().items()
         }
-        return replace(chains, matrix=chains.matrix.to(device), params=chains.params._replace(**fields))
+        memory = {name: value.to(device) for name, value in chains.memory.items()}
+        return replace(chains, matrix=chains.matrix.to(device), params=chains.params._replace(**fields), memory=memory)

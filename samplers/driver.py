@@ -18,34 +18,18 @@ from .adaptation import DualAveraging
 from .chains import Chains
 from .checks import check_count
 from .diagnostics import Summary, summary
-from .energy import Energy, Target, check_start
+from .eager import Eager
+from .energy import Energy, check_start
 from .errors import NumericalWarning, ParameterError
-from .kernel import Info, Kernel, Params, State, with_step_size
+from .kernel import Kernel, Params, is_per_chain
 from .noise import CounterNoise, GeneratorNoise, NoiseSource, noise_from_state
 from .position import Layout, Position
-from .progress import Progress, progress
+from .progress import progress
+from .totals import Totals
+from .warmup import WarmupReport, warm_up
 
 ROUNDING_LIMIT = 1e-3
 """Rounding of an energy, in nats, beyond which acceptance is visibly biased."""
-
-
-@dataclass(frozen=True)
-class WarmupReport:
-    """What adaptation did; its result is frozen.
-
-    Attributes:
-        num_steps: Steps of warm-up.
-        target_accept: Acceptance aimed for; None where the kernel has nothing to adapt.
-        accept_prob: Mean acceptance over chains and the second half of warm-up.
-        num_divergent: Divergent steps, over all chains.
-        step_size: The frozen step size: 0-d, or (C,) where each chain has its own.
-    """
-
-    num_steps: int
-    target_accept: float | None
-    accept_prob: float
-    num_divergent: int
-    step_size: Tensor
 
 
 @dataclass(frozen=True)
@@ -54,10 +38,12 @@ class Samples:
 
     Attributes:
         draws: In the structure of the position, (chain, draw, *event).
-        info: The collected fields of `Info`, (chain, draw) each, as of the step that made the draw.
-        accept_prob: Mean acceptance of each chain over all its steps, (C,).
+        info: The collected fields of `Info`, (chain, draw) each, as of the step that made the draw; (chain, draw, B)
+            for the decisions of a kernel of B parts.
+        accept_prob: Mean acceptance of each chain over all its steps, (C,), or (C, B) of a kernel of B parts.
         num_divergent: Divergent steps of each chain, (C,).
         num_grad_evals: Gradients that each chain spent, warm-up apart, (C,).
+        means: Means over all steps of what the kernel counts besides, `Kernel.counted`, (C, width) each.
         kernel: The kernel.
         chains: Where the run stands: pass it to `sample` as `initial` to continue, bit for bit.
         warmup: Report of the warm-up, if there was one.
@@ -68,6 +54,7 @@ class Samples:
     accept_prob: Tensor
     num_divergent: Tensor
     num_grad_evals: Tensor
+    means: dict[str, Tensor]
     kernel: Kernel[Any]
     chains: Chains
     warmup: WarmupReport | None
@@ -78,8 +65,8 @@ class Samples:
 
     def _notes(self) -> tuple[str, ...]:
         target = self.kernel.target_accept
-        aim = "" if target is None else f", {target:.2f} aimed for"
-        notes = [f"Mean acceptance {self.accept_prob.mean():.2f}{aim}."]
+        aim = f", {target:.2f} aimed for" if isinstance(target, float) else ""
+        notes = [f"Mean acceptance {self.accept_prob.mean():.2f}{aim}.", *self.kernel.notes(self.means)]
         num_divergent, num_chains = int(self.num_divergent.sum()), int((self.num_divergent > 0).sum())
         if num_divergent:
             notes.append(
@@ -96,7 +83,7 @@ class Run:
     Attributes:
         position: Where the chains ended, in the structure they started in; no graph.
         energy: Energy there over the temperature, (C,).
-        accept_prob: Mean acceptance of each chain, (C,).
+        accept_prob: Mean acceptance of each chain, (C,), or (C, B) of a kernel of B parts.
         num_divergent: Divergent steps of each chain, (C,).
         displacement: Root mean square distance from the start over coordinates, (C,).
         energies: Energies after each step, (C, num_steps + 1) with the start first, if they were asked for.
@@ -162,18 +149,18 @@ def sample(
     check_count("num_samples", num_samples, 1)
     check_count("num_warmup", num_warmup, 0)
     check_count("thinning", thinning, 1)
-    _check_fields(collect)
     chains, source = _start(kernel, initial, params, generator, noise)
-    engine = _Eager(energy, kernel, chains, source, context, temperature, chain_batch_size)
+    _check_fields(kernel, collect)
+    engine = Eager(energy, kernel, chains, source, context, temperature, chain_batch_size)
     state = engine.init()
     check_start(state.energy, state.grad)
     report = None
     with progress(num_warmup + num_samples, type(kernel).__name__, enabled=show_progress) as bar:
         if num_warmup:
-            state, report = _warm_up(engine, state, num_warmup, adaptation or DualAveraging(), bar)
+            state, report = warm_up(engine, state, num_warmup, adaptation or DualAveraging(), bar)
         draws = state.position.new_empty((num_samples, *state.position.shape))
         kept: dict[str, list[Tensor]] = {name: [] for name in collect}
-        totals = _Totals(state)
+        totals = Totals(kernel, state)
         for draw in range(num_samples):
             for _ in range(thinning):
                 state, info = engine.step(state)
@@ -185,10 +172,11 @@ def sample(
     _warn_of_rounding(state.energy)
     return Samples(
         draws=chains.layout.unravel(draws.transpose(0, 1)),
-        info={name: torch.cat(columns, dim=1) for name, columns in kept.items()},
+        info={name: _by_draw(columns) for name, columns in kept.items()},
         accept_prob=totals.accept_prob,
         num_divergent=totals.num_divergent,
         num_grad_evals=totals.num_grad_evals,
+        means=totals.means(),
         kernel=kernel,
         chains=engine.chains(state),
         warmup=report,
@@ -233,9 +221,9 @@ def run(
     """
     check_count("num_steps", num_steps, 0)
     chains, source = _start(kernel, initial, params, generator, noise)
-    engine = _Eager(energy, kernel, chains, source, context, temperature, chain_batch_size)
+    engine = Eager(energy, kernel, chains, source, context, temperature, chain_batch_size)
     state = start = engine.init()
-    totals = _Totals(state)
+    totals = Totals(kernel, state)
     energies = [state.energy]
     for _ in range(num_steps):
         state, info = engine.step(state)
@@ -250,123 +238,6 @@ def run(
         displacement=(state.position - start.position).square().mean(dim=1).sqrt(),
         energies=torch.cat(energies, dim=1) if record_energies else None,
         chains=engine.chains(state),
-    )
-
-
-class _Eager:
-    """Runs a kernel step by step, whole or in sub-batches of chains that see the same noise."""
-
-    def __init__(
-        self,
-        energy: Energy,
-        kernel: Kernel[Any],
-        chains: Chains,
-        noise: NoiseSource,
-        context: Any,
-        temperature: float | Tensor,
-        chain_batch_size: int | None,
-    ) -> None:
-        num_chains = chains.matrix.shape[0]
-        size = num_chains if chain_batch_size is None else check_count("chain_batch_size", chain_batch_size, 1)
-        target = Target(energy, chains.layout, num_chains, context=context, temperature=temperature)
-        slices = [slice(first, first + size) for first in range(0, num_chains, size)]
-        self._parts = [(index, target.rows(index)) for index in slices] if len(slices) > 1 else [(slice(None), target)]
-        self._layout, self._matrix, self._noise = chains.layout, chains.matrix, noise
-        self._steps = chains.num_steps
-        self.kernel = kernel
-        self.params = chains.params
-        self.num_chains = num_chains
-
-    def init(self) -> State:
-        with torch.no_grad():
-            state: State = _join(
-                [
-                    self.kernel.init(target, self._matrix[index], _rows_of_params(self.params, index))
-                    for index, target in self._parts
-                ]
-            )
-        return state
-
-    def step(self, state: State) -> tuple[State, Info]:
-        with torch.no_grad():
-            noise = self._noise.draw(self.kernel.sites, state.position, self._steps)
-            self._steps += 1
-            if len(self._parts) == 1:
-                return self.kernel.step(self._parts[0][1], state, noise, self.params)
-            results = [
-                self.kernel.step(
-                    target,
-                    type(state)(*(field[index] for field in state)),
-                    {name: site[index] for name, site in noise.items()},
-                    _rows_of_params(self.params, index),
-                )
-                for index, target in self._parts
-            ]
-            return _join([state for state, _ in results]), _join([info for _, info in results])
-
-    def chains(self, state: State) -> Chains:
-        return Chains(state.position, self._layout, self.params, self._noise.state_dict(), self._steps)
-
-
-class _Totals:
-    """Running sums over steps, a column each."""
-
-    def __init__(self, state: State) -> None:
-        zero = torch.zeros_like(state.energy, dtype=torch.float64)
-        self._accept, self._divergent, self._evals = zero, zero, zero
-        self._steps = 0
-
-    def add(self, info: Info) -> None:
-        self._accept = self._accept + info.accept_prob
-        self._divergent = self._divergent + info.is_divergent
-        self._evals = self._evals + info.num_grad_evals
-        self._steps += 1
-
-    @property
-    def accept_prob(self) -> Tensor:
-        return (self._accept / max(self._steps, 1)).squeeze(1)
-
-    @property
-    def num_divergent(self) -> Tensor:
-        return self._divergent.squeeze(1).long()
-
-    @property
-    def num_grad_evals(self) -> Tensor:
-        return self._evals.squeeze(1).long()
-
-    def figures(self) -> dict[str, str]:
-        return {"accept": f"{self.accept_prob.mean():.2f}", "divergent": str(int(self._divergent.sum()))}
-
-
-def _warm_up(
-    engine: _Eager, state: State, num_steps: int, adaptation: DualAveraging, bar: Progress
-) -> tuple[State, WarmupReport]:
-    """Adapt the step size where the kernel has a target, and leave the result in the engine's parameters."""
-    target = engine.kernel.target_accept
-    if target is not None and adaptation.target_accept is not None:
-        target = adaptation.target_accept
-    adapted = adaptation.init(engine.params.step_size, engine.num_chains)
-    totals = _Totals(state)
-    for step in range(num_steps):
-        if step == num_steps // 2:
-            second_half = _Totals(state)
-        state, info = engine.step(state)
-        totals.add(info)
-        if step >= num_steps // 2:
-            second_half.add(info)
-        if target is not None:
-            adapted = adaptation.update(adapted, info.accept_prob, target)
-            engine.params = engine.params._replace(step_size=adaptation.current(adapted).to(state.position.dtype))
-        bar.advance()
-    if target is not None:
-        engine.params = with_step_size(engine.params, adaptation.final(adapted))
-    step_size = engine.params.step_size
-    return state, WarmupReport(
-        num_steps=num_steps,
-        target_accept=target,
-        accept_prob=float(second_half.accept_prob.mean()),
-        num_divergent=int(totals.num_divergent.sum()),
-        step_size=step_size.squeeze(1) if step_size.ndim else step_size,
     )
 
 
@@ -405,17 +276,6 @@ def _noise_source(generator: torch.Generator | None, noise: NoiseSource | int | 
     return CounterNoise(noise) if isinstance(noise, int) else noise
 
 
-def _rows_of_params(params: Any, index: slice) -> Any:
-    """Parameters of some chains: columns (C, 1) are per chain, everything else is shared."""
-    if index == slice(None):
-        return params
-    return type(params)(*(field[index] if _is_column(field) else field for field in params))
-
-
-def _is_column(field: Any) -> bool:
-    return isinstance(field, Tensor) and field.ndim == 2 and field.shape[1] == 1
-
-
 def _check_params(kernel: Kernel[Any], chains: Chains) -> None:
     """Raise unless the parameters are of this kernel and fit these chains."""
     matrix, params = chains.matrix, chains.params
@@ -435,19 +295,20 @@ def _check_params(kernel: Kernel[Any], chains: Chains) -> None:
                 "parameters from a position like theirs."
             )
     for name, field in params._asdict().items():
-        if _is_column(field) and len(field) != num_chains:
+        if is_per_chain(name, field) and len(field) != num_chains:
             raise ParameterError(f"{name} is one number or one per chain, here {num_chains}; got {len(field)}.")
 
 
-def _join(parts: list[Any]) -> Any:
-    """Concatenate the states or infos of sub-batches."""
-    return parts[0] if len(parts) == 1 else type(parts[0])(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
+def _by_draw(columns: list[Tensor]) -> Tensor:
+    """Collected fields (C, B) of all draws as (chain, draw, B), without the last axis where B is 1."""
+    fields = torch.stack(columns, dim=1)
+    return fields.squeeze(2) if fields.shape[2] == 1 else fields
 
 
-def _check_fields(collect: Sequence[str]) -> None:
-    unknown = [name for name in collect if name not in Info._fields]
-    if unknown or isinstance(collect, str):
-        raise ParameterError(f"collect takes names among {', '.join(Info._fields)}; got {collect!r}.")
+def _check_fields(kernel: Kernel[Any], collect: Sequence[str]) -> None:
+    known = kernel.info_fields
+    if isinstance(collect, str) or not set(collect) <= set(known):
+        raise ParameterError(f"collect takes names among {', '.join(known)}; got {collect!r}.")
 
 
 def _warn_of_rounding(energy: Tensor) -> None:

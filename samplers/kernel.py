@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from torch import Tensor
 
@@ -20,6 +20,25 @@ from .position import Position
 
 Noise: TypeAlias = Mapping[str, Tensor]
 """The filled noise sites of one step: (C, D) or (C, width) each."""
+
+
+class StateLike(Protocol):
+    """What every kernel's states have: a NamedTuple of tensors, at least those of `State`."""
+
+    @property
+    def position(self) -> Tensor:
+        """(C, D)."""
+        ...
+
+    @property
+    def energy(self) -> Tensor:
+        """(C, 1)."""
+        ...
+
+    @property
+    def grad(self) -> Tensor:
+        """(C, D)."""
+        ...
 
 
 class State(NamedTuple):
@@ -36,8 +55,45 @@ class State(NamedTuple):
     grad: Tensor
 
 
+class InfoLike(Protocol):
+    """What every kernel tells about a step: a NamedTuple of tensors, at least those of `Info`."""
+
+    @property
+    def accept_prob(self) -> Tensor:
+        """(C, 1), or (C, B) from a kernel of B parts."""
+        ...
+
+    @property
+    def is_accepted(self) -> Tensor:
+        """Like `accept_prob`."""
+        ...
+
+    @property
+    def is_divergent(self) -> Tensor:
+        """Like `accept_prob`."""
+        ...
+
+    @property
+    def energy(self) -> Tensor:
+        """(C, 1)."""
+        ...
+
+    @property
+    def energy_error(self) -> Tensor:
+        """Like `accept_prob`."""
+        ...
+
+    @property
+    def num_grad_evals(self) -> Tensor:
+        """(C, 1)."""
+        ...
+
+
 class Info(NamedTuple):
-    """What people read about one step; every field is a column (C, 1).
+    """What people read about one step.
+
+    Every field is a column (C, 1). Where a kernel is made of B parts that accept or reject on their own, its
+    decisions (`accept_prob`, `is_accepted`, `is_divergent`, `energy_error`) are (C, B), a column for each.
 
     Attributes:
         accept_prob: Probability of accepting the proposal, min(1, exp(-energy_error)), float64.
@@ -59,13 +115,13 @@ class Info(NamedTuple):
 class Params(Protocol):
     """What every kernel's parameters have: a NamedTuple of tensors and run-time integers.
 
-    Parameters are all that adaptation or tempering may change; changing them recompiles nothing. Per-chain
-    parameters are columns (C, 1), shared ones have any other shape.
+    Parameters are all that adaptation or tempering may change; changing them recompiles nothing. Matrices hold a
+    row for each chain, all else is shared; the factor has shapes of its own.
     """
 
     @property
     def step_size(self) -> Tensor:
-        """0-d for all chains, or a column (C, 1) of one per chain."""
+        """0-d for all chains, or a column (C, 1) of one per chain; (B,) or (C, B) for a kernel of B parts."""
         ...
 
     @property
@@ -78,28 +134,48 @@ ParamsT = TypeVar("ParamsT", bound=Params)
 
 
 def with_step_size(params: ParamsT, step_size: Tensor) -> ParamsT:
-    """The same parameters with another step size, 0-d or a column (C, 1)."""
+    """The same parameters with another step size, of a shape that `Params.step_size` names."""
     replaced: ParamsT = params._replace(step_size=step_size.to(params.step_size.dtype))  # type: ignore[attr-defined]
     return replaced
+
+
+def with_factor(params: ParamsT, factor: Tensor) -> ParamsT:
+    """The same parameters with another factor of the inverse mass, see `lamina.samplers.metric`."""
+    replaced: ParamsT = params._replace(factor=factor.to(params.factor.dtype))  # type: ignore[attr-defined]
+    return replaced
+
+
+def is_per_chain(name: str, value: object) -> bool:
+    """Whether a parameter holds a row for each chain."""
+    return isinstance(value, Tensor) and value.ndim == (3 if name == "factor" else 2)
 
 
 class Kernel(ABC, Generic[ParamsT]):
     """A Markov kernel. Concrete kernels are final, frozen, keyword-only dataclasses.
 
     Class attributes:
-        sites: The noise of one step, by name.
-        is_exact: Whether the kernel leaves the target invariant at fixed parameters. It says nothing about how
-            far short chains get.
+        info_fields: Names of all fields of its Info.
+        counted: Those beyond `Info`'s own that are worth their mean over a run; the driver keeps it.
 
     Attributes:
-        step_size: Where adaptation starts, and the step size where there is none.
-        target_accept: Acceptance that step-size adaptation aims for; None where there is nothing to adapt to.
+        target_accept: Acceptance that step-size adaptation aims for, one for each part of a kernel of parts; None
+            where there is nothing to adapt to.
     """
 
-    sites: ClassVar[Mapping[str, Site]]
-    is_exact: ClassVar[bool]
-    step_size: float
-    target_accept: float | None
+    info_fields: ClassVar[tuple[str, ...]] = Info._fields
+    counted: ClassVar[tuple[str, ...]] = ()
+
+    target_accept: float | tuple[float, ...] | None
+
+    @property
+    @abstractmethod
+    def sites(self) -> Mapping[str, Site]:
+        """The noise of one step, by name; a class attribute where it depends on no choice."""
+
+    @property
+    @abstractmethod
+    def is_exact(self) -> bool:
+        """Whether the kernel leaves the target invariant at fixed parameters; nothing about short chains."""
 
     @abstractmethod
     def init_params(
@@ -122,9 +198,28 @@ class Kernel(ABC, Generic[ParamsT]):
         """
 
     @abstractmethod
-    def init(self, target: Target, position: Tensor, params: ParamsT) -> State:
+    def init(self, target: Target, position: Tensor, params: ParamsT) -> StateLike:
         """Evaluate energy and gradient at a position (C, D)."""
 
     @abstractmethod
-    def step(self, target: Target, state: State, noise: Noise, params: ParamsT) -> tuple[State, Info]:
-        """Move every chain once. Pure: nothing is drawn, nothing is changed in place."""
+    def step(self, target: Target, state: Any, noise: Noise, params: ParamsT) -> tuple[StateLike, InfoLike]:
+        """Move every chain once. Pure: nothing is drawn, nothing is changed in place.
+
+        Args:
+            target: Energy and gradient.
+            state: From `init` or the last step, of the kernel's own type.
+            noise: The filled sites.
+            params: The parameters.
+        """
+
+    def memory(self, state: Any) -> dict[str, Tensor]:
+        """What chains remember besides their positions, such as momenta: a row per chain, no caches of an energy."""
+        return {}
+
+    def restore(self, target: Target, position: Tensor, memory: Mapping[str, Tensor], params: ParamsT) -> StateLike:
+        """`init` for chains that remember: the state that has this position and this memory."""
+        return self.init(target, position, params)
+
+    def notes(self, means: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """What a run was like, in words, from the means of its `counted` fields, (C, width) each."""
+        return ()

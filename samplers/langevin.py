@@ -30,6 +30,8 @@ class LangevinParams(NamedTuple):
 class LangevinKernel(Kernel[LangevinParams]):
     """What ULA and MALA share: their parameters and their state. They differ in what they do with a proposal."""
 
+    step_size: float
+
     def init_params(
         self,
         position: Position,

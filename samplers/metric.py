@@ -6,7 +6,8 @@ ever solved, and one formula serves every kind of mass. L is
 
 - a 0-d one: the identity;
 - (D,): a diagonal, L = sqrt(inverse mass);
-- (D, D): dense, L = the lower Cholesky factor.
+- (D, D): dense, L = the lower Cholesky factor;
+- (C, 1, D) or (C, D, D): a diagonal or a dense one for each chain.
 """
 
 from __future__ import annotations
@@ -69,9 +70,13 @@ def _wanted(dim: int) -> str:
 
 def from_white(factor: Tensor, v: Tensor) -> Tensor:
     """L v for every row of v (C, D): whitened momentum to velocity."""
+    if factor.ndim == 3:
+        return factor.squeeze(1) * v if factor.shape[1] == 1 else (factor @ v.unsqueeze(-1)).squeeze(-1)
     return v @ factor.T if factor.ndim == 2 else factor * v
 
 
 def to_white(factor: Tensor, g: Tensor) -> Tensor:
     """L^T g for every row of g (C, D): gradient to whitened gradient."""
+    if factor.ndim == 3:
+        return factor.squeeze(1) * g if factor.shape[1] == 1 else (g.unsqueeze(-2) @ factor).squeeze(-2)
     return g @ factor if factor.ndim == 2 else factor * g

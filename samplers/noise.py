@@ -26,14 +26,19 @@ class Site(NamedTuple):
         kind: "normal": standard normal, in the position's dtype. "uniform": on (0, 1], float64, as acceptance
             is decided in float64.
         width: Numbers per chain: an integer, or "D" for as many as the position has.
+        times: How often that many, side by side, for kernels that move several copies of a chain.
+        is_shared: Whether all chains see the same numbers, a single row: such as a trajectory length, which chains
+            that move in step had better share.
     """
 
     kind: Literal["normal", "uniform"]
     width: int | Literal["D"]
+    times: int = 1
+    is_shared: bool = False
 
     def columns(self, dim: int) -> int:
         """Numbers per chain for a position of D = dim columns."""
-        return dim if self.width == "D" else self.width
+        return self.times * (dim if self.width == "D" else self.width)
 
 
 class NoiseSource(Protocol):
@@ -64,7 +69,7 @@ class GeneratorNoise:
         return {name: self._fill(site, position) for name, site in sites.items()}
 
     def _fill(self, site: Site, position: Tensor) -> Tensor:
-        shape = (position.shape[0], site.columns(position.shape[1]))
+        shape = (1 if site.is_shared else position.shape[0], site.columns(position.shape[1]))
         if site.kind == "normal":
             return torch.randn(shape, generator=self.generator, dtype=position.dtype, device=position.device)
         # rand is on [0, 1), and 0 would accept any proposal.
@@ -97,22 +102,23 @@ class CounterNoise:
         return {name: self._fill(name, site, position, step) for name, site in sites.items()}
 
     def _fill(self, name: str, site: Site, position: Tensor, step: int) -> Tensor:
-        num_chains, columns = position.shape[0], site.columns(position.shape[1])
+        columns = site.columns(position.shape[1])
         pairs = (columns + 1) // 2
         if (step + 1) * pairs > 2**32:
             raise ParameterError(
                 f"counter-based noise of {columns} numbers per chain lasts for {2**32 // pairs} steps; "
                 "continue with another seed, noise=SEED."
             )
-        chain = torch.arange(self.first_chain, self.first_chain + num_chains, device=position.device).unsqueeze(1)
+        first, num_rows = (0, 1) if site.is_shared else (self.first_chain, position.shape[0])
+        chain = torch.arange(first, first + num_rows, device=position.device).unsqueeze(1)
         block = step * pairs + torch.arange(pairs, device=position.device).unsqueeze(0)
         # The site's name is hashed into the key, so that adding a site to a kernel changes no other's noise.
         key = (self.seed & 0xFFFFFFFF, (self.seed >> 32) ^ zlib.crc32(name.encode()))
-        first, second = (_uniform(word) for word in threefry2x32(key, (chain, block)))
+        one, other = (_uniform(word) for word in threefry2x32(key, (chain, block)))
         if site.kind == "normal":
-            radius, angle = torch.sqrt(-2 * torch.log(first)), 2 * math.pi * second
-            first, second = radius * torch.cos(angle), radius * torch.sin(angle)
-        words = torch.stack((first, second), dim=-1).flatten(1)[:, :columns]
+            radius, angle = torch.sqrt(-2 * torch.log(one)), 2 * math.pi * other
+            one, other = radius * torch.cos(angle), radius * torch.sin(angle)
+        words = torch.stack((one, other), dim=-1).flatten(1)[:, :columns]
         return words.to(position.dtype) if site.kind == "normal" else words
 
     def state_dict(self) -> dict[str, Any]:

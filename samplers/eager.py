@@ -1,0 +1,105 @@
+"""The eager engine: runs a kernel step by step, whole or in sub-batches of chains that see the same noise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .chains import Chains
+from .checks import check_count
+from .energy import Energy, Target
+from .kernel import InfoLike, Kernel, StateLike, is_per_chain
+from .noise import NoiseSource
+
+
+class Eager:
+    """Runs a kernel on all chains.
+
+    Args:
+        energy: Per-chain energy, see `Target`.
+        kernel: The kernel.
+        chains: Where to start.
+        noise: Where randomness comes from.
+        context: See `Target`.
+        temperature: See `Target`.
+        chain_batch_size: Evaluate at most this many chains at once; None: all.
+    """
+
+    def __init__(
+        self,
+        energy: Energy,
+        kernel: Kernel[Any],
+        chains: Chains,
+        noise: NoiseSource,
+        context: Any,
+        temperature: float | Tensor,
+        chain_batch_size: int | None,
+    ) -> None:
+        num_chains = chains.matrix.shape[0]
+        size = num_chains if chain_batch_size is None else check_count("chain_batch_size", chain_batch_size, 1)
+        target = Target(energy, chains.layout, num_chains, context=context, temperature=temperature)
+        slices = [slice(first, first + size) for first in range(0, num_chains, size)]
+        self._parts = [(index, target.rows(index)) for index in slices] if len(slices) > 1 else [(slice(None), target)]
+        self._layout, self._matrix, self._memory, self._noise = chains.layout, chains.matrix, chains.memory, noise
+        self._steps = chains.num_steps
+        self.kernel = kernel
+        self.params = chains.params
+        self.num_chains = num_chains
+
+    def init(self) -> StateLike:
+        """Energies and gradients where the chains stand."""
+        with torch.no_grad():
+            state: StateLike = _join(
+                [
+                    self.kernel.restore(
+                        target,
+                        self._matrix[index],
+                        {name: value[index] for name, value in self._memory.items()},
+                        _rows_of_params(self.params, index),
+                    )
+                    for index, target in self._parts
+                ]
+            )
+        return state
+
+    def step(self, state: StateLike) -> tuple[StateLike, InfoLike]:
+        """Move all chains once, with the parameters as they are now."""
+        with torch.no_grad():
+            noise = self._noise.draw(self.kernel.sites, state.position, self._steps)
+            self._steps += 1
+            if len(self._parts) == 1:
+                return self.kernel.step(self._parts[0][1], state, noise, self.params)
+            sites = self.kernel.sites
+            results = [
+                self.kernel.step(
+                    target,
+                    _rows_of_state(state, index),
+                    {name: values if sites[name].is_shared else values[index] for name, values in noise.items()},
+                    _rows_of_params(self.params, index),
+                )
+                for index, target in self._parts
+            ]
+            return _join([state for state, _ in results]), _join([info for _, info in results])
+
+    def chains(self, state: StateLike) -> Chains:
+        """What it takes to continue from a state."""
+        memory = self.kernel.memory(state)
+        return Chains(state.position, self._layout, self.params, self._noise.state_dict(), self._steps, memory)
+
+
+def _rows_of_params(params: Any, index: slice) -> Any:
+    if index == slice(None):
+        return params
+    fields = params._asdict().items()
+    return type(params)(*(field[index] if is_per_chain(name, field) else field for name, field in fields))
+
+
+def _rows_of_state(state: Any, index: slice) -> Any:
+    return type(state)(*(field[index] for field in state))
+
+
+def _join(parts: list[Any]) -> Any:
+    """Concatenate the states or infos of sub-batches."""
+    return parts[0] if len(parts) == 1 else type(parts[0])(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
