@@ -11,12 +11,13 @@ Nothing is replaced by zero, and no energy is clamped. The comparison is made in
 
 from __future__ import annotations
 
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from .kernel import Info, StateLike
+from .loops import select
 
 DIVERGENCE_THRESHOLD = 1000.0
 """|energy error| in nats beyond which a step is flagged (Stan's value)."""
@@ -54,12 +55,6 @@ def accept(
         num_grad_evals=num_grad_evals,
     )
     return state, info
-
-
-def select(condition: Tensor, one: StateT, other: StateT) -> StateT:
-    """The rows of `one` where the condition (C, 1) holds, else those of `other`."""
-    fields = zip(cast("tuple[Tensor, ...]", one), cast("tuple[Tensor, ...]", other), strict=True)
-    return type(one)(*(torch.where(condition, new, old) for new, old in fields))
 
 
 def log_ratio(current: Tensor, proposed: Tensor, kinetic_change: Tensor) -> Tensor:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
-CarryT = TypeVar("CarryT", bound=tuple[object, ...])
+CarryT = TypeVar("CarryT", bound=tuple[Any, ...])
+StructureT = TypeVar("StructureT")
 
 
 def repeat(num: int, body: Callable[..., CarryT], carry: CarryT) -> CarryT:
@@ -17,14 +19,27 @@ def repeat(num: int, body: Callable[..., CarryT], carry: CarryT) -> CarryT:
     return carry
 
 
-def while_any(body: Callable[..., tuple[Any, ...]], carry: tuple[Any, ...]) -> tuple[Any, ...]:
+def while_any(body: Callable[..., CarryT], carry: CarryT) -> CarryT:
     """Carry = body(*carry) for the chains that go on, as long as there are any.
 
     Args:
         body: Maps the carry to the next one.
-        carry: Tensors with a row for each chain, or a single one for all. The first is a column of booleans: which
-            chains go on; the others stay as they are.
+        carry: Tensors, or NamedTuples of tensors, with a row for each chain. The first is a column of booleans:
+            which chains go on; the others stay as they are.
     """
     while bool(carry[0].any()):
-        carry = tuple(torch.where(carry[0], new, old) for new, old in zip(body(*carry), carry, strict=True))
+        carry = select(carry[0], body(*carry), carry)
     return carry
+
+
+def select(condition: Tensor, one: StructureT, other: StructureT) -> StructureT:
+    """The rows of one NamedTuple of tensors, nested or not, where the condition (C, 1) holds, else of the other."""
+    chosen: StructureT = _select(condition, one, other)
+    return chosen
+
+
+def _select(condition: Tensor, one: Any, other: Any) -> Any:
+    if isinstance(one, Tensor):
+        return torch.where(condition, one, other)
+    fields = [_select(condition, new, old) for new, old in zip(one, other, strict=True)]
+    return type(one)(*fields) if hasattr(one, "_fields") else type(one)(fields)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -29,23 +29,53 @@ class Site(NamedTuple):
         times: How often that many, side by side, for kernels that move several copies of a chain.
         is_shared: Whether all chains see the same numbers, a single row: such as a trajectory length, which chains
             that move in step had better share.
+        is_indexed: Whether the step itself finds out how often it needs these numbers; it is handed a `Stream`.
     """
 
     kind: Literal["normal", "uniform"]
     width: int | Literal["D"]
     times: int = 1
     is_shared: bool = False
+    is_indexed: bool = False
 
     def columns(self, dim: int) -> int:
         """Numbers per chain for a position of D = dim columns."""
         return self.times * (dim if self.width == "D" else self.width)
 
 
+class Stream:
+    """Noise as a function of an index, for steps that find out on the way how much of it they need.
+
+    Args:
+        draw: From an index k = 0, 1, ... to the noise of all chains, (C, width).
+        index: The chains that this stream serves.
+    """
+
+    def __init__(self, draw: Callable[[int], Tensor], index: Any = slice(None)) -> None:
+        self._draw, self._index = draw, index
+
+    def at(self, k: Tensor) -> Tensor:
+        """Noise number k.
+
+        Args:
+            k: A column (C, 1). Chains that still need noise are all at the same k, the largest; what the others get
+                means nothing.
+        """
+        return self._at(int(k.max()))
+
+    def __getitem__(self, index: Any) -> Stream:
+        """The stream of some of the chains."""
+        return Stream(self._at, index)
+
+    def _at(self, k: int) -> Tensor:
+        return self._draw(k)[self._index]
+
+
 class NoiseSource(Protocol):
     """Fills the noise sites of one step for all chains."""
 
-    def draw(self, sites: Mapping[str, Site], position: Tensor, step: int) -> dict[str, Tensor]:
-        """Draw the noise of step number `step` for chains like `position` (C, D)."""
+    def draw(self, sites: Mapping[str, Site], position: Tensor, step: int) -> dict[str, Any]:
+        """Draw the noise of step number `step` for chains like `position` (C, D): tensors, or `Stream`s."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -59,14 +89,27 @@ class GeneratorNoise:
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
 
-    def draw(self, sites: Mapping[str, Site], position: Tensor, step: int) -> dict[str, Tensor]:
+    def draw(self, sites: Mapping[str, Site], position: Tensor, step: int) -> dict[str, Any]:
         """See `NoiseSource`; the step number is not needed."""
         if self.generator.device.type != position.device.type:
             raise ParameterError(
                 f"the generator must live on the chains' device, {position.device}; got "
                 f"{self.generator.device}. Make it with torch.Generator({position.device.type!r})."
             )
-        return {name: self._fill(site, position) for name, site in sites.items()}
+        return {
+            name: Stream(self._rows(site, position)) if site.is_indexed else self._fill(site, position)
+            for name, site in sites.items()
+        }
+
+    def _rows(self, site: Site, position: Tensor) -> Callable[[int], Tensor]:
+        drawn: list[Tensor] = []  # sub-batches of chains ask one after the other, and must see the same numbers
+
+        def draw(k: int) -> Tensor:
+            while len(drawn) <= k:
+                drawn.append(self._fill(site, position))
+            return drawn[k]
+
+        return draw
 
     def _fill(self, site: Site, position: Tensor) -> Tensor:
         shape = (1 if site.is_shared else position.shape[0], site.columns(position.shape[1]))
@@ -97,9 +140,16 @@ class CounterNoise:
         self.seed = seed
         self.first_chain = first_chain
 
-    def draw(self, sites: Mapping[str, Site], position: Tensor, step: int) -> dict[str, Tensor]:
+    def draw(self, sites: Mapping[str, Site], position: Tensor, step: int) -> dict[str, Any]:
         """See `NoiseSource`."""
-        return {name: self._fill(name, site, position, step) for name, site in sites.items()}
+
+        def rows(name: str, site: Site) -> Callable[[int], Tensor]:
+            return lambda k: self._fill(f"{name}[{k}]", site, position, step)
+
+        return {
+            name: Stream(rows(name, site)) if site.is_indexed else self._fill(name, site, position, step)
+            for name, site in sites.items()
+        }
 
     def _fill(self, name: str, site: Site, position: Tensor, step: int) -> Tensor:
         columns = site.columns(position.shape[1])
@@ -129,10 +179,10 @@ class CounterNoise:
 class ReplayNoise:
     """Given noise, one mapping per step: to run engines or kernels side by side on the same numbers."""
 
-    def __init__(self, steps: Sequence[Mapping[str, Tensor]]) -> None:
+    def __init__(self, steps: Sequence[Mapping[str, Any]]) -> None:
         self.steps = steps
 
-    def draw(self, sites: Mapping[str, Site], position: Tensor, step: int) -> dict[str, Tensor]:
+    def draw(self, sites: Mapping[str, Site], position: Tensor, step: int) -> dict[str, Any]:
         """See `NoiseSource`."""
         if step >= len(self.steps):
             raise ParameterError(f"noise for {len(self.steps)} steps was given, and step {step} asks for more.")

@@ -1,4 +1,4 @@
-"""The contract of a toy density: an energy callable that declares exact facts about itself."""
+"""The contracts of targets: energies with a description, and densities, which declare exact facts as well."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,14 +16,12 @@ Box = tuple[tuple[float, float], tuple[float, float]]
 """Limits (lo, hi) of the first and of the second coordinate."""
 
 
-class Density(ABC):
-    """An unnormalised density exp(-energy) whose normaliser, moments and law are known.
+class Target(ABC):
+    """An energy with a description: what densities with exact truth and posteriors with a reference share.
 
-    A density *is* its energy: `density(x)` maps chains (C, D) to energies (C,) in nats. All else is
-    declared truth, in float64 on the CPU, which samplers and diagnostics are measured against.
+    A target *is* its energy: `target(x)` maps chains (C, D) to energies (C,) in nats.
 
-    Concrete densities are final, frozen dataclasses of plain numbers, so they compare, hash and pickle.
-    They fill in the facts below, `_energy`, `_draw` and, where it is known, `_marginal_cdf`.
+    Concrete targets are final, frozen dataclasses of plain numbers, so they compare, hash and pickle.
     """
 
     @property
@@ -38,7 +37,7 @@ class Density(ABC):
     @property
     @abstractmethod
     def reveals(self) -> str:
-        """One line: the sampler bug or difficulty that this density shows."""
+        """One line: the sampler bug or difficulty that this target shows."""
 
     @property
     @abstractmethod
@@ -48,7 +47,48 @@ class Density(ABC):
     @property
     @abstractmethod
     def source(self) -> str:
-        """Where the density comes from, and how it differs from there."""
+        """Where the target comes from, and how it differs from there."""
+
+    @property
+    @abstractmethod
+    def plot_box(self) -> Box:
+        """Limits for pictures of the first two coordinates; holds nearly all of their mass."""
+
+    @abstractmethod
+    def _energy(self, x: Tensor) -> Tensor:
+        """Energy of checked chains: (C, D) -> (C,)."""
+
+    @final
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """Return the energy of each chain, minus the log-density up to a constant.
+
+        Args:
+            x: Chains, (C, D), of any floating dtype and device, which the result follows.
+
+        Returns:
+            Energies in nats, (C,).
+
+        Raises:
+            PositionError: If x is not a floating-point matrix with D columns.
+        """
+        self._check(x)
+        return self._energy(x)
+
+    @final
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != 2 or x.shape[1] != self.dim or not x.is_floating_point():
+            raise PositionError(
+                f"{self.name} takes chains as a floating-point tensor of shape (C, {self.dim}); got "
+                f"{x.dtype} of shape {tuple(x.shape)}. Reshape to one row per chain."
+            )
+
+
+class Density(Target):
+    """An unnormalised density exp(-energy) whose normaliser, moments and law are known.
+
+    All but the energy is declared truth, in float64 on the CPU, which samplers and diagnostics are measured
+    against. Concrete densities fill in the facts below, `_energy`, `_draw` and, where it is known, `_marginal_cdf`.
+    """
 
     @property
     @abstractmethod
@@ -66,11 +106,6 @@ class Density(ABC):
         """E[x_d^2], (D,)."""
 
     @property
-    @abstractmethod
-    def plot_box(self) -> Box:
-        """Limits for pictures of the first two coordinates; holds nearly all of their mass."""
-
-    @property
     def variance(self) -> Tensor:
         """E[x_d^2] - E[x_d]^2, (D,)."""
         return self.second_moment - self.mean**2
@@ -86,36 +121,12 @@ class Density(ABC):
         return 0.0
 
     @abstractmethod
-    def _energy(self, x: Tensor) -> Tensor:
-        """Energy of checked chains: (C, D) -> (C,)."""
-
-    @abstractmethod
     def _draw(self, num: int, generator: torch.Generator) -> Tensor:
         """Independent float64 draws (num, D) on the generator's device."""
 
     def _marginal_cdf(self, d: int) -> Callable[[Tensor], Tensor] | None:
         """CDF of coordinate d on float64 tensors, or None where it is not known."""
         return None
-
-    @final
-    def __call__(self, x: Tensor, /) -> Tensor:
-        """Return the energy of each chain, minus the log-density up to `log_normalizer`.
-
-        Args:
-            x: Chains, (C, D), of any floating dtype and device, which the result follows.
-
-        Returns:
-            Energies in nats, (C,).
-
-        Raises:
-            PositionError: If x is not a floating-point matrix with D columns.
-        """
-        if x.ndim != 2 or x.shape[1] != self.dim or not x.is_floating_point():
-            raise PositionError(
-                f"{self.name} takes chains as a floating-point tensor of shape (C, {self.dim}); got "
-                f"{x.dtype} of shape {tuple(x.shape)}. Reshape to one row per chain."
-            )
-        return self._energy(x)
 
     @final
     def sample(
@@ -177,6 +188,12 @@ def require_positive(density: str, **values: float) -> None:
             raise ParameterError(f"{density}: {name} must be positive and finite; got {value}. Choose a larger one.")
 
 
+def require_coordinates(density: str, dim: int) -> None:
+    """Raise ParameterError unless a density has at least one coordinate."""
+    if dim < 1:
+        raise ParameterError(f"{density}: dim must be at least 1; got {dim}. Choose 1 or more.")
+
+
 def constant_like(values: Tensor, x: Tensor) -> Tensor:
     """Return constants in the dtype and on the device of x, without waiting for the device."""
     return values.to(dtype=x.dtype, device=x.device, non_blocking=True)
@@ -185,6 +202,12 @@ def constant_like(values: Tensor, x: Tensor) -> Tensor:
 def normals(num: int, dim: int, generator: torch.Generator) -> Tensor:
     """Return standard normal float64 draws (num, dim) on the generator's device."""
     return torch.randn(num, dim, generator=generator, dtype=torch.float64, device=generator.device)
+
+
+def pinned_uniforms(num: int) -> Tensor:
+    """Return float64 numbers (num,) that look uniform on [0, 1): constants, as NumPy pins this bit stream for good."""
+    bits = np.random.PCG64(0).random_raw(num) >> np.uint64(11)
+    return torch.from_numpy(bits * 2.0**-53)
 
 
 def uniforms(num: int, dim: int, generator: torch.Generator) -> Tensor:

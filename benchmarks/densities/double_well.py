@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import ClassVar, final
+from typing import ClassVar, Self, final
 
 import torch
 from torch import Tensor
 
-from lamina.samplers.errors import ParameterError
+from .base import require_coordinates, require_positive
+from .separable import SeparableDensity
 
-from .base import Box, Density, require_positive, uniforms
-from .quadrature import TABLE_ERROR, CdfTable
-
-_NUM_NODES = 4001
-_DEEPEST = 60.0  # nats; the table ends where the energy is this high, e^-60 of the peak
+_DEEPEST = 60.0  # nats; the line ends where the energy is this high, e^-60 of the peak
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class DoubleWell(Density):
+class DoubleWell(SeparableDensity):
     """Independent coordinates, each with two wells at -b and b and a barrier of height h b^4 at 0.
 
     Attributes:
@@ -37,23 +32,25 @@ class DoubleWell(Density):
     dim: int = 2
     height: float = 2.0
     offset: float = 1.0
+    name: str = "double_well"
+    reveals: str = "barrier crossing: too few crossings, and bias of discretised diffusions at a barrier"
 
-    name: ClassVar[str] = "double_well"
-    reveals: ClassVar[str] = "barrier crossing: too few crossings, and bias of discretised diffusions at a barrier"
     formula: ClassVar[str] = "h sum_d (x_d^2 - b^2)^2"
     source: ClassVar[str] = "textbook quartic potential of statistical physics; facts by 1-D quadrature"
 
     def __post_init__(self) -> None:
         """Check the parameters."""
         require_positive(self.name, height=self.height, offset=self.offset)
-        if self.dim < 1:
-            raise ParameterError(f"{self.name}: dim must be at least 1; got {self.dim}. Choose 1 or more.")
+        require_coordinates(self.name, self.dim)
 
-    @property
-    def log_normalizer(self) -> float:
-        """D times the log of the 1-D integral."""
-        nodes, density = self._profile
-        return self.dim * math.log(float(torch.trapezoid(density, nodes)))
+    @classmethod
+    def product(cls, dim: int = 16) -> Self:
+        """Build wells in so many coordinates that no chain visits each of the 2^D modes."""
+        return cls(
+            dim=dim,
+            name="product_double_well",
+            reveals="more modes than there are draws; averages are right only where every coordinate crosses",
+        )
 
     @property
     def mean(self) -> Tensor:
@@ -61,44 +58,17 @@ class DoubleWell(Density):
         return torch.zeros(self.dim, dtype=torch.float64)
 
     @property
-    def second_moment(self) -> Tensor:
-        """The same for every coordinate, by quadrature."""
-        nodes, density = self._profile
-        moment = torch.trapezoid(nodes**2 * density, nodes) / torch.trapezoid(density, nodes)
-        return moment.expand(self.dim).clone()
+    def _ends(self) -> tuple[float, float]:
+        return self._within(_DEEPEST)
 
     @property
-    def moments_error(self) -> float:
-        """Rounding of the trapezoid sums, which have converged."""
-        return 1e-12 * self.dim
+    def _plot_ends(self) -> tuple[float, float]:
+        return self._within(10.0)
 
-    @property
-    def sampling_error(self) -> float:
-        """Error of the inverse-CDF table."""
-        return TABLE_ERROR
+    def _within(self, energy: float) -> tuple[float, float]:
+        """Where the energy of one coordinate stays below a level above the barrier."""
+        reach = math.sqrt(self.offset**2 + math.sqrt(energy / self.height))
+        return -reach, reach
 
-    @property
-    def plot_box(self) -> Box:
-        """Where a coordinate's energy is below 10 nats."""
-        reach = math.sqrt(self.offset**2 + math.sqrt(10.0 / self.height))
-        return (-reach, reach), (-reach, reach)
-
-    @cached_property
-    def _profile(self) -> tuple[Tensor, Tensor]:
-        """Nodes and unnormalised density of one coordinate."""
-        reach = math.sqrt(self.offset**2 + math.sqrt(_DEEPEST / self.height))
-        nodes = torch.linspace(-reach, reach, _NUM_NODES, dtype=torch.float64)
-        return nodes, torch.exp(-self.height * (nodes.square() - self.offset**2).square())
-
-    @cached_property
-    def _table(self) -> CdfTable:
-        return CdfTable.from_density(*self._profile)
-
-    def _energy(self, x: Tensor) -> Tensor:
-        return self.height * (x.square() - self.offset**2).square().sum(1)
-
-    def _draw(self, num: int, generator: torch.Generator) -> Tensor:
-        return self._table.quantile(uniforms(num, self.dim, generator))
-
-    def _marginal_cdf(self, d: int) -> Callable[[Tensor], Tensor]:
-        return self._table.cdf
+    def _coordinate_energy(self, x: Tensor) -> Tensor:
+        return self.height * (x.square() - self.offset**2).square()

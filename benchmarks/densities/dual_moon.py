@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from .base import Box, Density, normals, require_positive, uniforms
-from .quadrature import CdfTable
+from .quadrature import Plane
 
-_NUM_NODES = 1001
 _REACH = 12.0  # of the radial well, in its own standard deviations, for the quadrature grid
 
 
@@ -54,7 +53,7 @@ class DualMoon(Density):
     @property
     def log_normalizer(self) -> float:
         """By quadrature on a grid."""
-        return math.log(float(self._grid[1].sum())) + 2.0 * math.log(self._step)
+        return self._plane.log_normalizer
 
     @property
     def mean(self) -> Tensor:
@@ -64,9 +63,7 @@ class DualMoon(Density):
     @property
     def second_moment(self) -> Tensor:
         """By quadrature on a grid."""
-        nodes, density = self._grid
-        squares = torch.stack([nodes**2 @ density.sum(1), nodes**2 @ density.sum(0)])
-        return squares / density.sum()
+        return self._plane.moment(2)
 
     @property
     def moments_error(self) -> float:
@@ -84,23 +81,9 @@ class DualMoon(Density):
         """Standard deviation of |x|^2 in the radial well, 2 R w."""
         return 2.0 * self.radius * self.width
 
-    @property
-    def _step(self) -> float:
-        nodes, _ = self._grid
-        return float(nodes[1] - nodes[0])
-
     @cached_property
-    def _grid(self) -> tuple[Tensor, Tensor]:
-        """Nodes of both axes (K,), and the unnormalised density (K, K) there with x0 along the rows."""
-        reach = math.sqrt(self.radius**2 + _REACH * self._spread)
-        nodes = torch.linspace(-reach, reach, _NUM_NODES, dtype=torch.float64)
-        energy = self._energy(torch.cartesian_prod(nodes, nodes))
-        return nodes, torch.exp(-energy).view(_NUM_NODES, _NUM_NODES)
-
-    @cached_property
-    def _tables(self) -> tuple[CdfTable, CdfTable]:
-        nodes, density = self._grid
-        return CdfTable.from_density(nodes, density.sum(1)), CdfTable.from_density(nodes, density.sum(0))
+    def _plane(self) -> Plane:
+        return Plane.from_energy(self._energy, math.sqrt(self.radius**2 + _REACH * self._spread))
 
     def _log_bumps(self, x0: Tensor) -> Tensor:
         right, left = (x0 - self.radius) / self.bump, (x0 + self.radius) / self.bump
@@ -132,4 +115,4 @@ class DualMoon(Density):
         return square[square > 0.0].sqrt()[:, None] * ring
 
     def _marginal_cdf(self, d: int) -> Callable[[Tensor], Tensor]:
-        return self._tables[d].cdf
+        return self._plane.tables[d].cdf

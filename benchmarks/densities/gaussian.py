@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self, final
+from typing import Any, ClassVar, Self, final
 
 import numpy as np
 import torch
-from scipy import fft
+from numpy.typing import NDArray
+from scipy import fft, special
 from torch import Tensor
 
 from lamina.samplers.errors import ParameterError
@@ -22,7 +23,7 @@ from .base import Box, Density, constant_like, normals
 class Gaussian(Density):
     """N(center, covariance) in any dimension from 1 on.
 
-    `from_covariance`, `correlated` and `stiff` are the convenient constructors.
+    `from_covariance`, `correlated`, `stiff` and `ill_conditioned` are the convenient constructors.
 
     Attributes:
         covariance: Symmetric, positive definite, as a tuple of D rows.
@@ -32,16 +33,16 @@ class Gaussian(Density):
         ParameterError: If the shapes disagree or the covariance is not symmetric positive definite.
     """
 
-    covariance: tuple[tuple[float, ...], ...]
+    covariance: tuple[tuple[float, ...], ...] = field(repr=False)
     center: tuple[float, ...]
     name: str = "gaussian"
     reveals: str = "a wrong step-size convention, metric or acceptance rule: every moment is known"
+    source: str = "textbook multivariate normal"
     _center: Tensor = field(init=False, repr=False, compare=False)
     _cholesky: Tensor = field(init=False, repr=False, compare=False)
     _whitening: Tensor = field(init=False, repr=False, compare=False)
 
     formula: ClassVar[str] = "1/2 (x - m)' inv(S) (x - m)"
-    source: ClassVar[str] = "textbook multivariate normal"
 
     def __post_init__(self) -> None:
         """Factor the covariance once; energies only multiply."""
@@ -93,19 +94,31 @@ class Gaussian(Density):
 
     @classmethod
     def stiff(cls, dim: int = 10, condition_number: float = 1e4) -> Self:
-        """Build a centred Gaussian with variances spread evenly in logarithm around 1, off the axes.
-
-        The eigenvectors are the discrete cosines, so every coordinate mixes all of them.
-        """
+        """Build a centred Gaussian with variances spread evenly in logarithm around 1, off the axes."""
         reach = 0.5 * math.log10(condition_number)
-        variances = torch.logspace(-reach, reach, dim, dtype=torch.float64)
-        basis = torch.from_numpy(fft.dct(np.eye(dim), norm="ortho"))
-        covariance = (basis * variances) @ basis.T
         return cls(
-            covariance=tuple(map(tuple, (0.5 * (covariance + covariance.T)).tolist())),
+            covariance=_rotated(np.logspace(-reach, reach, dim)),
             center=(0.0,) * dim,
             name="stiff_gaussian",
             reveals="steps tied to the narrowest direction; only a dense metric helps",
+        )
+
+    @classmethod
+    def ill_conditioned(cls, dim: int = 100, shape: float = 0.5) -> Self:
+        """Build a centred Gaussian whose variances are the mid-quantiles of the inverse Gamma(shape, 1), off the axes.
+
+        By default they run from 0.25 to 5e4 with a few far above the rest.
+        """
+        levels = (np.arange(dim) + 0.5) / dim
+        return cls(
+            covariance=_rotated(1.0 / special.gammaincinv(shape, levels)),
+            center=(0.0,) * dim,
+            name="ill_conditioned_gaussian",
+            reveals="trajectories too short for the widest directions, and a metric that is slow to learn",
+            source=(
+                "Sountsov, Radul & contributors (2020), Inference Gym, IllConditionedGaussian; differs: quantiles of "
+                "their law of eigenvalues instead of draws from it, discrete cosines instead of a random rotation"
+            ),
         )
 
     @property
@@ -146,3 +159,10 @@ class Gaussian(Density):
     def _marginal_cdf(self, d: int) -> Callable[[Tensor], Tensor]:
         mean, std = self.center[d], math.sqrt(self.covariance[d][d])
         return lambda x: torch.special.ndtr((x - mean) / std)
+
+
+def _rotated(variances: NDArray[np.floating[Any]]) -> tuple[tuple[float, ...], ...]:
+    """The covariance with these eigenvalues and discrete cosines as eigenvectors: each coordinate mixes them all."""
+    basis = fft.dct(np.eye(len(variances)), norm="ortho")
+    covariance = (basis * variances) @ basis.T
+    return tuple(map(tuple, (0.5 * (covariance + covariance.T)).tolist()))

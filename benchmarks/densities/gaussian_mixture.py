@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lamina.samplers.errors import ParameterError
 
-from .base import Box, Density, constant_like, normals, require_positive, uniforms
+from .base import Box, Density, constant_like, normals, pinned_uniforms, require_positive, uniforms
 
 
 @final
@@ -20,7 +20,7 @@ from .base import Box, Density, constant_like, normals, require_positive, unifor
 class GaussianMixture(Density):
     """Sum over k of weight_k N(mean_k, scale_k^2 I).
 
-    `ring` and `unequal` build the two mixtures of the registry.
+    `ring`, `unequal` and `forty_modes` build the mixtures of the registry.
 
     Attributes:
         means: K points of D numbers each.
@@ -36,12 +36,12 @@ class GaussianMixture(Density):
     weights: tuple[float, ...]
     name: str = "gaussian_mixture"
     reveals: str = "modes that are never visited, or visited in the wrong proportion"
+    source: str = "textbook finite mixture"
     _means: Tensor = field(init=False, repr=False, compare=False)
     _precisions: Tensor = field(init=False, repr=False, compare=False)
     _log_heights: Tensor = field(init=False, repr=False, compare=False)
 
     formula: ClassVar[str] = "-log sum_k w_k s_k^-D exp(-|x - m_k|^2 / (2 s_k^2))"
-    source: ClassVar[str] = "textbook finite mixture"
 
     def __post_init__(self) -> None:
         """Check the components and turn them into tensors once."""
@@ -80,6 +80,25 @@ class GaussianMixture(Density):
             weights=(0.25, 0.75),
             name="unequal_mixture",
             reveals="acceptance rules that get the proportion of two modes wrong; no symmetry hides it",
+        )
+
+    @classmethod
+    def forty_modes(cls) -> Self:
+        """Build 40 equal modes scattered over the square [-40, 40]^2, most of them far apart, a few touching.
+
+        The scale is softplus(1), as published.
+        """
+        places = 40.0 * (2.0 * pinned_uniforms(80).view(40, 2) - 1.0)
+        return cls(
+            means=tuple(map(tuple, places.tolist())),
+            scales=(math.log1p(math.e),) * 40,
+            weights=(1.0 / 40,) * 40,
+            name="forty_modes",
+            reveals="modes that local moves never find, scattered without order",
+            source=(
+                "Midgley et al. (2023), Flow annealed importance sampling bootstrap, ICLR; differs: other draws from "
+                "the same uniform law of places"
+            ),
         )
 
     @property
