@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,17 +21,39 @@ from torch import Tensor
 from lamina.samplers.diagnostics import (
     DiagnosticWarning,
     Summary,
+    autocorrelation,
+    ebfmi,
     ess_bulk,
     ess_mean,
+    ess_median,
+    ess_quantile,
+    ess_sd,
     ess_tail,
     mcse_mean,
+    mcse_median,
+    mcse_quantile,
     mcse_sd,
+    nested_rhat,
     rhat,
+    rhat_bulk,
+    rhat_folded,
     summary,
 )
 from lamina.samplers.errors import ParameterError
 
-DIAGNOSTICS = {f.__name__: f for f in (rhat, ess_bulk, ess_tail, ess_mean, mcse_mean, mcse_sd)}
+
+def ess_decile(draws: Tensor) -> Tensor:
+    return ess_quantile(draws, 0.1)
+
+
+def mcse_decile(draws: Tensor) -> Tensor:
+    return mcse_quantile(draws, 0.1)
+
+
+RHATS = (rhat, rhat_bulk, rhat_folded)
+ESSES = (ess_bulk, ess_tail, ess_mean, ess_sd, ess_median, ess_decile)
+MCSES = (mcse_mean, mcse_sd, mcse_median, mcse_decile)
+DIAGNOSTICS = {f.__name__: f for f in (*RHATS, *ESSES, *MCSES)}
 every_diagnostic = pytest.mark.parametrize("diagnostic", DIAGNOSTICS.values(), ids=DIAGNOSTICS)
 
 
@@ -62,22 +85,37 @@ def arviz() -> SimpleNamespace:
         ess = array_stats.ess(squares, method="mean", **axes)
         return np.asarray(np.sqrt(((squares**2).mean(axis=(0, 1)) - variance**2) / ess / variance / 4))
 
-    def ess_tail(draws: Tensor, prob: tuple[float, float] = (0.05, 0.95)) -> np.ndarray:
-        return np.asarray(array_stats.ess(draws.numpy(), method="tail", prob=prob, **axes))
+    def rhat(method: str) -> Callable[[Tensor], np.ndarray]:
+        return lambda draws: np.asarray(array_stats.rhat(draws.numpy(), method=method, **axes))
+
+    def ess(method: str, default: object = None) -> Callable[..., np.ndarray]:
+        return lambda draws, prob=default: np.asarray(array_stats.ess(draws.numpy(), method=method, prob=prob, **axes))
+
+    def mcse(method: str, default: object = None) -> Callable[..., np.ndarray]:
+        return lambda draws, prob=default: np.asarray(array_stats.mcse(draws.numpy(), method=method, prob=prob, **axes))
 
     return SimpleNamespace(
         array_stats=array_stats,
-        rhat=lambda draws: array_stats.rhat(draws.numpy(), **axes),
-        ess_bulk=lambda draws: array_stats.ess(draws.numpy(), method="bulk", **axes),
-        ess_tail=ess_tail,
-        ess_mean=lambda draws: array_stats.ess(draws.numpy(), method="mean", **axes),
-        mcse_mean=lambda draws: array_stats.mcse(draws.numpy(), method="mean", **axes),
+        rhat=rhat("rank"),
+        rhat_bulk=rhat("z_scale"),
+        rhat_folded=rhat("folded"),
+        ess_bulk=ess("bulk"),
+        ess_tail=ess("tail", (0.05, 0.95)),
+        ess_mean=ess("mean"),
+        ess_sd=ess("sd"),
+        ess_median=ess("median"),
+        ess_decile=ess("quantile", 0.1),
+        ess_quantile=ess("quantile"),
+        mcse_mean=mcse("mean"),
         mcse_sd=mcse_sd,
+        mcse_median=mcse("median"),
+        mcse_decile=mcse("quantile", 0.1),
+        mcse_quantile=mcse("quantile"),
     )
 
 
 @every_diagnostic
-@pytest.mark.parametrize("correlation", [-0.9, 0.0, 0.5, 0.97])
+@pytest.mark.parametrize("correlation", [-0.9, 0.5, 0.97])
 @pytest.mark.parametrize(
     "shape", [(4, 400), (2, 301, 3), (3, 50, 2, 2), (5, 16, 7), (2, 13, 20), (2, 9, 20), (4, 5, 3), (2, 4, 5)], ids=str
 )
@@ -106,16 +144,19 @@ def test_agrees_with_arviz_on_chains_that_disagree(
     assert_close(diagnostic(draws), getattr(arviz, diagnostic.__name__)(draws))
 
 
-@every_diagnostic
+@pytest.mark.parametrize("diagnostic", [*ESSES, *MCSES])
 @pytest.mark.parametrize("num_draws", [150, 151])
 def test_agrees_with_arviz_on_one_chain(
     arviz: SimpleNamespace, diagnostic: Callable[[Tensor], Tensor], num_draws: int
 ) -> None:
     draws = ar1((1, num_draws, 3), 0.6)
-    if diagnostic is not rhat:
-        assert_close(diagnostic(draws), getattr(arviz, diagnostic.__name__)(draws))
-        return
-    # ArviZ refuses one chain; its two halves, normalised by hand, go through its plain R-hat instead.
+    assert_close(diagnostic(draws), getattr(arviz, diagnostic.__name__)(draws))
+
+
+@pytest.mark.parametrize("num_draws", [150, 151])
+def test_rhat_of_one_chain_is_that_of_its_halves(arviz: SimpleNamespace, num_draws: int) -> None:
+    """ArviZ refuses one chain; its two halves, normalised by hand, go through its plain R-hat instead."""
+    draws = ar1((1, num_draws, 3), 0.6)
     half = num_draws // 2
     halves = np.concatenate([draws[:, :half], draws[:, -half:]]).T
     versions = []
@@ -123,6 +164,8 @@ def test_agrees_with_arviz_on_one_chain(
         ranks = stats.rankdata(values.reshape(3, -1), axis=1).reshape(values.shape)
         scores = stats.norm.ppf((ranks - 3 / 8) / (2 * half + 1 / 4))
         versions.append(arviz.array_stats.rhat(scores, chain_axis=-1, draw_axis=-2, method="identity"))
+    assert_close(rhat_bulk(draws), versions[0])
+    assert_close(rhat_folded(draws), versions[1])
     assert_close(rhat(draws), np.maximum(*versions))
 
 
@@ -132,7 +175,20 @@ def test_tail_probabilities_agree_with_arviz(arviz: SimpleNamespace, prob: tuple
     assert_close(ess_tail(draws, prob), arviz.ess_tail(draws, prob))
 
 
-@pytest.mark.parametrize("diagnostic", [ess_bulk, ess_tail, ess_mean, mcse_mean])
+@pytest.mark.parametrize("prob", [0.001, 0.25, 0.5, 0.999])
+def test_quantiles_agree_with_arviz(arviz: SimpleNamespace, prob: float) -> None:
+    draws = ar1((4, 250, 3), 0.7)
+    assert_close(ess_quantile(draws, prob), arviz.ess_quantile(draws, prob))
+    assert_close(mcse_quantile(draws, prob), arviz.mcse_quantile(draws, prob))
+
+
+def test_autocorrelation_and_ebfmi_agree_with_arviz(arviz: SimpleNamespace) -> None:
+    draws = ar1((3, 101, 2), 0.7)
+    assert_close(autocorrelation(draws), arviz.array_stats.autocorr(draws.numpy(), axis=1))
+    assert_close(ebfmi(draws[..., 0]), arviz.array_stats.bfmi(draws[..., 0].numpy()))
+
+
+@pytest.mark.parametrize("diagnostic", [*ESSES, mcse_mean, mcse_median, mcse_decile])
 def test_constant_draws_agree_with_arviz(arviz: SimpleNamespace, diagnostic: Callable[[Tensor], Tensor]) -> None:
     draws = torch.full((3, 21, 2), 0.5, dtype=torch.float64)
     assert_close(diagnostic(draws), getattr(arviz, diagnostic.__name__)(draws))
@@ -185,6 +241,185 @@ def test_frozen_reference(name: str, expected: list[float]) -> None:
     assert_close(DIAGNOSTICS[name](reference_draws()), expected)
 
 
+BLOCKER = Path(__file__).parent / "data" / "blocker.csv"
+
+
+@pytest.mark.parametrize(
+    ("diagnostic", "expected"),
+    [
+        (rhat, [1.00780272388603, 1.01090196780102]),
+        (ess_bulk, [465.136513484671, 73.249623982678]),
+        (ess_tail, [349.135270438316, 48.5806371372426]),
+        (ess_mean, [467.84472286415, 134.497570910906]),
+        (ess_sd, [488.89443945697, 801.332161569803]),
+        (ess_median, [311.806319792458, 132.049677080929]),
+        (lambda draws: ess_quantile(draws, 0.01), [1500.2193689464, 33.1982442776445]),
+        (lambda draws: ess_quantile(draws, 0.1), [754.211496074801, 63.6980562732759]),
+        (lambda draws: ess_quantile(draws, 0.3), [354.746981701936, 98.6290985074029]),
+        (mcse_mean, [0.00265985849234941, 0.00114848510125919]),
+        (mcse_sd, [0.00206270285278761, 0.0010201024173082]),
+        (mcse_median, [0.005242, 0.00095392]),
+        (lambda draws: mcse_quantile(draws, 0.01), [0.00812199999999999, 0.0003001]),
+        (lambda draws: mcse_quantile(draws, 0.1), [0.003997, 0.00044662]),
+        (lambda draws: mcse_quantile(draws, 0.3), [0.00375200000000001, 0.00058668]),
+    ],
+)
+def test_reference_of_posterior(diagnostic: Callable[[Tensor], Tensor], expected: list[float]) -> None:
+    """Numbers of R's posterior package, on draws of Stan that had not mixed well.
+
+    Published with the tests of ArviZ at commit 27bd755a, arviz/tests/saved_models/stan_diagnostics:
+    reference_posterior.csv, rows d and sigmasq_delta. The data file says where the draws come from.
+    """
+    draws = torch.from_numpy(np.loadtxt(BLOCKER, delimiter=",")).reshape(1000, 2, 2).transpose(0, 1)
+    assert_close(diagnostic(draws), expected)
+
+
+# --- Nested R-hat ------------------------------------------------------------------------------------------
+
+
+def naive_nested_rhat(draws: Tensor, ids: list[int]) -> Tensor:
+    """The definition in loops, for draws (C, N): Margossian et al. (2024), equations 4 to 8."""
+    superchain_means, within = [], []
+    for superchain in sorted(set(ids)):
+        chains = [draws[chain] for chain in range(len(ids)) if ids[chain] == superchain]
+        means = [chain.sum() / len(chain) for chain in chains]
+        mean = sum(means) / len(means)
+        between = sum((m - mean) ** 2 for m in means) / (len(means) - 1) if len(means) > 1 else 0.0
+        variances = [
+            sum((x - m) ** 2 for x in chain) / (len(chain) - 1) if len(chain) > 1 else 0.0
+            for chain, m in zip(chains, means, strict=True)
+        ]
+        superchain_means.append(mean)
+        within.append(between + sum(variances) / len(variances))
+    grand_mean = sum(superchain_means) / len(superchain_means)
+    between_superchains = sum((m - grand_mean) ** 2 for m in superchain_means) / (len(superchain_means) - 1)
+    return (1 + between_superchains / (sum(within) / len(within))) ** 0.5
+
+
+@pytest.mark.parametrize("num_draws", [1, 2, 7])
+@pytest.mark.parametrize("ids", [[0, 0, 0, 1, 1, 1], [2, 0, 2, 5, 5, 0], [1, 2, 1, 2, 2, 1]])
+def test_nested_rhat_is_its_definition(ids: list[int], num_draws: int) -> None:
+    draws = ar1((6, num_draws, 2), 0.5)
+    draws[:2] += 0.7
+    expected = torch.stack([naive_nested_rhat(draws[..., entry], ids) for entry in range(2)])
+    assert_close(nested_rhat(draws, ids), expected)
+    assert_close(nested_rhat(draws, torch.tensor(ids)), expected)
+
+
+def test_nested_rhat_agrees_with_arviz(arviz: SimpleNamespace) -> None:
+    ids = np.array([0, 1, 0, 1, 2, 2])
+    draws = ar1((6, 30), 0.5)
+    reference = arviz.array_stats.rhat_nested(draws.numpy(), superchain_ids=ids, method="identity")
+    assert_close(nested_rhat(draws, torch.from_numpy(ids)), reference)
+
+
+def test_nested_rhat_of_single_chains_is_almost_the_classic_one() -> None:
+    """The classic value has 1 - 1/N where the nested one has 1: their squares differ by 1/N (footnote 3)."""
+    draws = ar1((5, 40, 3), 0.5)
+    means, variances = draws.mean(dim=1), draws.var(dim=1)
+    classic_squared = (1 - 1 / 40) + means.var(dim=0) / variances.mean(dim=0)
+    assert_close(nested_rhat(draws, 5).square(), classic_squared + 1 / 40)
+
+
+def test_a_number_of_superchains_means_consecutive_chains() -> None:
+    draws = ar1((6, 10), 0.5)
+    assert_close(nested_rhat(draws, 3), nested_rhat(draws, [0, 0, 1, 1, 2, 2]))
+
+
+def test_nested_rhat_sees_starting_points_that_are_not_forgotten() -> None:
+    """Single draws of 4 superchains of 256 chains.
+
+    Forgotten starts: R-hat > 1.01 needs the variance of 4 means of 256 draws to be 5.1 times its expectation:
+    chi-square with 3 degrees of freedom above 15.4, 1.5e-3 for each entry; of the median of 20 entries far below
+    1e-10. Remembered starts: their spread is that of the target itself.
+    """
+    forgotten = ar1((1024, 1, 20), 0.0)
+    starts = ar1((4, 1, 20), 0.0, seed=1).repeat_interleave(256, dim=0)
+    assert nested_rhat(forgotten, 4).median() < 1.01
+    assert nested_rhat(0.7 * forgotten + 0.7 * starts, 4).median() > 1.1
+
+
+@pytest.mark.parametrize(
+    ("superchains", "message"),
+    [
+        (1, "the number of superchains must be an integer of at least 2; got 1"),
+        (True, "at least 2; got True"),
+        (4, "6 chains do not divide into 4"),
+        ([0] * 6, r"two or more of the same size; got sizes \[6\]"),
+        ([0, 0, 0, 0, 1, 1], r"got sizes \[4, 2\].*same number of chains"),
+        ([0, 0, 1, 1], r"one integer per chain, here 6; got torch.int64 of shape \(4,\)"),
+        ([0.0, 0.0, 0.0, 1.0, 1.0, 1.0], r"here 6; got torch.float32"),
+    ],
+)
+def test_wrong_superchains_are_refused(superchains: int | list[int], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        nested_rhat(ar1((6, 10), 0.5), superchains)
+
+
+def test_nested_rhat_without_spread_to_compare_is_nan() -> None:
+    with pytest.warns(DiagnosticWarning, match="2 draws per chain or more; got 1"):
+        assert nested_rhat(torch.randn(4, 1, 3, generator=torch.Generator().manual_seed(0)), 4).isnan().all()
+    with pytest.warns(DiagnosticWarning, match="1 draws per chain or more; got 0"):
+        assert nested_rhat(torch.zeros(4, 0, 3), 2).isnan().all()
+    assert nested_rhat(torch.ones(4, 5), 2).isnan()
+
+
+# --- Autocorrelation and energies --------------------------------------------------------------------------
+
+
+def test_autocorrelation_is_its_definition() -> None:
+    draws = ar1((2, 30, 3), 0.6)
+    centred = draws - draws.mean(dim=1, keepdim=True)
+    covariances = [(centred[:, lag:] * centred[:, : 30 - lag]).sum(dim=1) / 30 for lag in range(12)]
+    expected = torch.stack(covariances, dim=1) / covariances[0][:, None]
+    result = autocorrelation(draws, max_lag=11)
+    assert result.shape == (2, 12, 3)
+    torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(autocorrelation(draws)[:, :12], result, rtol=1e-10, atol=1e-12)
+
+
+def test_autocorrelation_of_invalid_and_constant_chains_is_nan() -> None:
+    draws = ar1((2, 30, 2), 0.6)
+    draws[0, :, 0] = 1.0
+    draws[1, 3, 1] = torch.nan
+    with pytest.warns(DiagnosticWarning, match="1 of 2") as caught:
+        result = autocorrelation(draws, 5)
+    assert caught[0].filename == __file__
+    assert result[0, :, 0].isnan().all()
+    assert result[1, :, 0].isfinite().all()
+    assert result[:, :, 1].isnan().all()
+    with pytest.warns(DiagnosticWarning, match="2 draws per chain or more; got 1"):
+        assert autocorrelation(torch.zeros(3, 1, 2)).shape == (3, 1, 2)
+
+
+@pytest.mark.parametrize("max_lag", [-1, 30, 2.5])
+def test_wrong_lags_are_refused(max_lag: int) -> None:
+    with pytest.raises(ParameterError, match="max_lag must be"):
+        autocorrelation(torch.zeros(2, 30), max_lag)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+def test_ebfmi_of_ar1_is_the_closed_form(correlation: float) -> None:
+    """E (e' - e)**2 / Var e = 2 (1 - r). 200 chains estimate it; |z| < 4.4, after a bias of order 1/N, below 1%."""
+    estimates = ebfmi(ar1((200, 2000), correlation))
+    assert estimates.shape == (200,)
+    standard_error = estimates.std() / math.sqrt(200)
+    assert abs(estimates.mean() - 2 * (1 - correlation)) < 0.02 * (1 - correlation) + 4.4 * standard_error
+
+
+def test_ebfmi_judges_every_chain_by_itself() -> None:
+    energies = ar1((3, 50), 0.5)
+    expected = ebfmi(energies)
+    energies[1, 7] = torch.inf
+    expected[1] = torch.nan
+    with pytest.warns(DiagnosticWarning, match="1 of 3 chains are NaN.*finite") as caught:
+        result = ebfmi(energies)
+    assert caught[0].filename == __file__
+    torch.testing.assert_close(result, expected, rtol=0.0, atol=0.0, equal_nan=True)
+    with pytest.raises(ParameterError, match=r"shape \(chain, draw\); got \(3, 50, 1\)"):
+        ebfmi(energies[..., None])
+
+
 # --- Closed forms ------------------------------------------------------------------------------------------
 
 
@@ -217,6 +452,20 @@ def test_mcse_sd_is_the_error_of_the_sd(correlation: float) -> None:
     truth = 1 / math.sqrt(1 - correlation**2)
     z_squared = ((draws.std(dim=(0, 1)) - truth) / mcse_sd(draws)).square()
     assert abs(z_squared.mean() - 1) < 4.4 * math.sqrt(2 / 256)
+
+
+@pytest.mark.parametrize("prob", [0.1, 0.5])
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
+def test_mcse_quantile_is_the_error_of_the_quantile(prob: float, correlation: float) -> None:
+    """Mean squared error over mean squared MCSE is 1; errors are near normal, so |z| < 4.4 as for the mean.
+
+    An MCSE from two order statistics has a relative variance of 1 to 2% at this length: the allowance of 2%.
+    """
+    draws = ar1((4, 2000, 256), correlation, seed=4)
+    truth = stats.norm.ppf(prob) / math.sqrt(1 - correlation**2)
+    errors = torch.quantile(draws.flatten(0, 1), prob, dim=0) - truth
+    ratio = errors.square().mean() / mcse_quantile(draws, prob).square().mean()
+    assert abs(ratio - 1) < 0.02 + 4.4 * math.sqrt(2 / 256)
 
 
 def test_mcse_sd_of_independent_draws() -> None:
@@ -374,6 +623,13 @@ def test_too_few_draws_give_nan(diagnostic: Callable[[Tensor], Tensor], num_draw
 def test_wrong_draws_are_refused(diagnostic: Callable[[object], Tensor], draws: object, message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         diagnostic(draws)
+
+
+@pytest.mark.parametrize("prob", [0.0, 1.0, -0.1, math.nan, (0.1, 0.9)])
+@pytest.mark.parametrize("diagnostic", [ess_quantile, mcse_quantile])
+def test_wrong_probability_is_refused(diagnostic: Callable[[Tensor, float], Tensor], prob: float) -> None:
+    with pytest.raises(ParameterError, match="prob must lie strictly between 0 and 1"):
+        diagnostic(torch.zeros(2, 10), prob)
 
 
 @pytest.mark.parametrize("prob", [0.05, (0.05,), (0.0, 0.5), (0.5, 1.0), (0.1, math.nan), (0.1, 0.5, 0.9)])
