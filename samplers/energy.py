@@ -92,6 +92,22 @@ class Target:
         part._inverse_temperature = beta[index] if isinstance(beta, Tensor) else beta
         return part
 
+    def replicated(self, inverse_temperatures: Tensor) -> Target:
+        """The same target for K copies of every chain, side by side, each over an inverse temperature of its own.
+
+        Args:
+            inverse_temperatures: (C, K); they multiply the energy over this target's own temperature.
+        """
+        num_chains, num_copies = inverse_temperatures.shape
+        beta, column = self._inverse_temperature, inverse_temperatures.reshape(-1, 1)
+        copy = object.__new__(Target)
+        copy.layout = self.layout
+        copy._energy, copy._own_gradient = self._energy, self._own_gradient
+        chain = torch.arange(num_chains, device=column.device).repeat_interleave(num_copies)
+        copy._context = None if self._context is None else rows(self._context, chain)  # type: ignore[arg-type]
+        copy._inverse_temperature = column * (beta[chain] if isinstance(beta, Tensor) else beta or 1.0)
+        return copy
+
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Energy and gradient at x.
 
@@ -113,6 +129,14 @@ class Target:
         if self._inverse_temperature is None:
             return value, grad
         return value * self._inverse_temperature, (grad * self._inverse_temperature).to(x.dtype)
+
+    def energy(self, x: Tensor) -> Tensor:
+        """Energies (C, 1) at x (C, D) without their gradient, which they need not have; else like a call."""
+        with torch.no_grad():
+            value = self._energy(self.layout.unravel(x), *self._arguments())
+        self._check(value, x)
+        value = value.detach().unsqueeze(-1)
+        return value if self._inverse_temperature is None else value * self._inverse_temperature
 
     def _by_autograd(self, leaf: Tensor) -> tuple[Tensor, Tensor]:
         leaf.requires_grad_(True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from torch import Tensor
 
@@ -18,8 +18,11 @@ from .energy import Target
 from .noise import Site
 from .position import Position
 
-Noise: TypeAlias = Mapping[str, Tensor]
-"""The filled noise sites of one step: (C, D) or (C, width) each."""
+if TYPE_CHECKING:
+    from .adaptation import Adaptation
+
+Noise: TypeAlias = Mapping[str, Any]
+"""The filled noise sites of one step: (C, D) or (C, width) each; a `Stream` where a site is indexed."""
 
 
 class StateLike(Protocol):
@@ -177,6 +180,11 @@ class Kernel(ABC, Generic[ParamsT]):
     def is_exact(self) -> bool:
         """Whether the kernel leaves the target invariant at fixed parameters; nothing about short chains."""
 
+    @property
+    def law(self) -> str:
+        """What the kernel leaves invariant at fixed parameters, in words; one that is not exact brings its own."""
+        return "the target" if self.is_exact else "a law that is not known"
+
     @abstractmethod
     def init_params(
         self,
@@ -219,6 +227,12 @@ class Kernel(ABC, Generic[ParamsT]):
     def restore(self, target: Target, position: Tensor, memory: Mapping[str, Tensor], params: ParamsT) -> StateLike:
         """`init` for chains that remember: the state that has this position and this memory."""
         return self.init(target, position, params)
+
+    def default_adaptation(self) -> Adaptation:
+        """How `sample` adapts the kernel's parameters where nothing else is asked for."""
+        from .dual_averaging import DualAveraging  # adaptations know kernels
+
+        return DualAveraging()
 
     def notes(self, means: Mapping[str, Tensor]) -> tuple[str, ...]:
         """What a run was like, in words, from the means of its `counted` fields, (C, width) each."""

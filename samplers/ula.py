@@ -39,6 +39,7 @@ class ULA(LangevinKernel):
 
     sites: ClassVar[Mapping[str, Site]] = {"xi": Site("normal", "D")}
     is_exact: ClassVar[bool] = False
+    law: ClassVar[str] = "the target up to a bias of order step_size"
 
     def __post_init__(self) -> None:
         check_positive("step_size", self.step_size)
