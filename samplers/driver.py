@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .adaptation import DualAveraging
+from .adaptation import Adaptation
 from .chains import Chains
 from .checks import check_count
 from .diagnostics import Summary, summary
@@ -73,7 +73,7 @@ class Samples:
                 f"{num_divergent} divergent steps in {num_chains} chains: the energy error was undefined or beyond "
                 "1000. Take a smaller step size or a higher target acceptance, or reparametrise."
             )
-        return tuple(notes)
+        return (*notes, *(self.warmup.notes if self.warmup else ()))
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def sample(
     generator: torch.Generator | None = None,
     noise: NoiseSource | int | None = None,
     params: Params | None = None,
-    adaptation: DualAveraging | None = None,
+    adaptation: Adaptation | None = None,
     collect: Sequence[str] = (),
     chain_batch_size: int | None = None,
     show_progress: bool | None = None,
@@ -125,15 +125,15 @@ def sample(
         initial: One start per chain: a tensor `(C, *event)`, or a tuple or dict of tensors that share C.
             Or the `chains` of an earlier result, to continue it.
         num_samples: Draws to keep from each chain, >= 1.
-        num_warmup: Steps of warm-up before, with step-size adaptation where the kernel has a target
-            acceptance. Its result is frozen.
+        num_warmup: Steps of warm-up before, in which parameters are adapted. The result is frozen.
         thinning: Steps per kept draw, >= 1.
         context: Structure of tensors with one row per chain, handed to the energy with the chains' positions.
         temperature: > 0, one number or (C,).
         generator: Source of randomness, on the chains' device. This or `noise` must be given for a new run.
         noise: A noise source, or a seed for counter-based noise, which does not depend on how chains are split.
         params: Parameters from `kernel.init_params(...)`: own step sizes, an inverse mass.
-        adaptation: How to adapt the step size in warm-up; default `DualAveraging()`, pooled over chains.
+        adaptation: How to adapt the parameters in warm-up, e.g. `Windows()`; default: the kernel's own, for most
+            `DualAveraging()` of the step size, pooled over chains.
         collect: Names of `Info` fields to keep for every draw, e.g. ("energy", "is_divergent").
         chain_batch_size: Evaluate at most this many chains at once, to bound memory; same draws.
         show_progress: None shows a bar where standard error is a terminal.
@@ -157,7 +157,7 @@ def sample(
     report = None
     with progress(num_warmup + num_samples, type(kernel).__name__, enabled=show_progress) as bar:
         if num_warmup:
-            state, report = warm_up(engine, state, num_warmup, adaptation or DualAveraging(), bar)
+            state, report = warm_up(engine, state, num_warmup, adaptation or kernel.default_adaptation(), bar)
         draws = state.position.new_empty((num_samples, *state.position.shape))
         kept: dict[str, list[Tensor]] = {name: [] for name in collect}
         totals = Totals(kernel, state)
@@ -286,8 +286,8 @@ def _check_params(kernel: Kernel[Any], chains: Chains) -> None:
             "with kernel.init_params(position), and continue chains with the kind of kernel that made them."
         )
     num_chains, dim = matrix.shape
-    if params.factor.shape not in ((), (dim,), (dim, dim)):
-        raise ParameterError(f"the inverse mass is for D = {len(params.factor)}; the chains have D = {dim}.")
+    if params.factor.shape[-1:] not in ((), (dim,)):
+        raise ParameterError(f"the inverse mass is for D = {params.factor.shape[-1]}; the chains have D = {dim}.")
     for name, field in params._asdict().items():
         if isinstance(field, Tensor) and (field.dtype, field.device) != (matrix.dtype, matrix.device):
             raise ParameterError(

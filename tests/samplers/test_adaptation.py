@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
-from lamina.samplers import HMC, MALA, ULA, DualAveraging, Kernel, ParameterError, Tracking, run, sample
+from lamina.samplers import (
+    HMC,
+    MALA,
+    ULA,
+    DualAveraging,
+    DualAveragingState,
+    Info,
+    Kernel,
+    ParameterError,
+    Position,
+    Site,
+    State,
+    Target,
+    Tracking,
+    run,
+    sample,
+)
+from lamina.samplers.accept import accept
+from lamina.samplers.kernel import Noise
+from lamina.samplers.langevin import LangevinKernel, LangevinParams, propose
 
 NUM_CHAINS, DIM = 50, 5
 KERNELS: list[Kernel[Any]] = [MALA(), HMC(num_leapfrog_steps=3)]
@@ -40,7 +60,9 @@ def test_warm_up_reaches_its_target(kernel: Kernel[Any], scale: float) -> None:
     assert result.warmup is not None
     assert result.warmup.target_accept == kernel.target_accept
     assert float(result.accept_prob.mean()) == pytest.approx(kernel.target_accept, abs=0.05)
-    assert result.warmup.accept_prob == pytest.approx(kernel.target_accept, abs=0.05)
+    assert result.warmup.accept_prob_last == pytest.approx(kernel.target_accept, abs=0.05)
+    assert result.warmup.accept_prob_averaged == pytest.approx(kernel.target_accept, abs=0.1)
+    assert result.warmup.notes == ()
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=ids)
@@ -122,18 +144,117 @@ def test_ula_has_nothing_to_adapt() -> None:
     assert float(result.chains.params.step_size) == 0.05
 
 
+def learnt(adaptation: DualAveraging, accept_prob: Tensor) -> DualAveragingState:
+    """What dual averaging makes of one step with these acceptances."""
+    kernel = MALA(target_accept=0.6)
+    x = torch.zeros(len(accept_prob), 2, dtype=torch.float64)
+    params = kernel.init_params(x)
+    adapted = adaptation.init(kernel, params, State(x, x, x), 1)
+    assert adapted is not None
+    blank = torch.zeros_like(accept_prob)
+    adapted, params = adaptation.update(
+        adapted, kernel, params, State(x, x, x), Info(accept_prob, *(blank for _ in range(5)))
+    )
+    assert adapted is not None
+    assert torch.equal(params.step_size, adapted.log_step.exp())
+    return adapted
+
+
 def test_pooled_dual_averaging_takes_the_mean_over_chains() -> None:
     """A pooled update on many acceptances is the update on their mean; per chain, each has its own."""
     accept = torch.tensor([[0.2], [0.9], [0.4]], dtype=torch.float64)
-    step_size = torch.tensor(0.1)
     pooled, single = DualAveraging(gain=0.1), DualAveraging(pooled=False, gain=0.1)
-    one = pooled.update(pooled.init(step_size, 3), accept, 0.6)
-    same = pooled.update(pooled.init(step_size, 1), accept.mean().reshape(1, 1), 0.6)
-    each = single.update(single.init(step_size, 3), accept, 0.6)
-    alone = [pooled.update(pooled.init(step_size, 1), row.unsqueeze(1), 0.6) for row in accept]
-    assert torch.equal(pooled.current(one), pooled.current(same))
-    assert torch.equal(single.current(each).flatten(), torch.stack([pooled.current(state) for state in alone]))
+    one, same = learnt(pooled, accept), learnt(pooled, accept.mean().reshape(1, 1))
+    each, alone = learnt(single, accept), [learnt(pooled, row.unsqueeze(1)) for row in accept]
+    assert torch.equal(one.log_step, same.log_step)
+    assert torch.equal(each.log_step.flatten(), torch.stack([state.log_step for state in alone]))
     assert float(each.log_step[0]) < float(each.log_step[2]) < float(each.log_step[1])
+
+
+# --- Kernels of parts ----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TwoMALAs(LangevinKernel):
+    """Two steps of MALA in one, each with a step size and a target of its own."""
+
+    step_size: float = 0.1
+    target_accept: tuple[float, ...] = (0.4, 0.8)
+    sites: ClassVar[Mapping[str, Site]] = {"xi": Site("normal", "D", times=2), "u": Site("uniform", 2)}
+    is_exact: ClassVar[bool] = True
+
+    def init_params(self, position: Position, **options: Any) -> LangevinParams:
+        params = super().init_params(position, **options)
+        return params._replace(step_size=params.step_size.expand(2).clone())
+
+    def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
+        infos = []
+        parts = zip(noise["xi"].chunk(2, dim=1), noise["u"].split(1, dim=1), params.step_size.unbind(-1), strict=True)
+        for xi, u, step_size in parts:
+            h = step_size.unsqueeze(1) if step_size.ndim else step_size
+            proposed, ratio = propose(target, state, xi, params._replace(step_size=h))
+            state, info = accept(proposed, state, ratio, u, torch.ones_like(ratio))
+            infos.append(info)
+        both = Info(*(torch.cat(fields, dim=1) for fields in zip(*infos, strict=True)))
+        return state, both._replace(energy=state.energy, num_grad_evals=both.num_grad_evals.sum(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize("pooled", [True, False], ids=["pooled", "per-chain"])
+def test_each_part_of_a_kernel_reaches_its_own_target(pooled: bool) -> None:
+    """Measured with frozen parameters over 50 x 200 steps: a standard error below 0.01."""
+    context = scales(3.0)
+    result = sample(
+        energy,
+        TwoMALAs(),
+        start(context),
+        num_samples=200,
+        num_warmup=300 if pooled else 600,
+        context=context,
+        adaptation=DualAveraging(pooled=pooled),
+        noise=1,
+    )
+    report = result.warmup
+    assert report is not None
+    assert report.step_size.shape == ((2,) if pooled else (NUM_CHAINS, 2))
+    assert report.accept_prob_last == pytest.approx((0.4, 0.8), abs=0.05)
+    assert report.accept_prob_averaged == pytest.approx((0.4, 0.8), abs=0.1)
+    assert result.accept_prob.mean(dim=0).tolist() == pytest.approx([0.4, 0.8], abs=0.06)
+
+
+# --- The report ----------------------------------------------------------------------------------------------
+
+
+class Witness(MALA):
+    """Remembers the step sizes it was run with."""
+
+    seen: ClassVar[list[float]] = []
+
+    def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
+        self.seen.append(float(params.step_size))
+        return super().step(target, state, noise, params)
+
+
+@pytest.mark.parametrize(("num_warmup", "num_frozen"), [(40, 4), (9, 0)])
+def test_last_tenth_of_warm_up_runs_with_the_frozen_step_size(num_warmup: int, num_frozen: int) -> None:
+    context = scales(1.0)
+    Witness.seen.clear()
+    result = sample(energy, Witness(), start(context), num_samples=3, num_warmup=num_warmup, context=context, noise=1)
+    assert result.warmup is not None
+    frozen = Witness.seen[num_warmup - num_frozen :]
+    assert frozen == [float(result.warmup.step_size)] * (num_frozen + 3)
+    assert len(set(Witness.seen)) == num_warmup - num_frozen + 1
+    assert (result.warmup.accept_prob_averaged is None) == (num_frozen == 0)
+
+
+def test_warm_up_that_missed_its_target_says_so() -> None:
+    context = scales(1.0)
+    result = sample(
+        energy, MALA(step_size=1e-9), start(context), num_samples=4, num_warmup=10, context=context, noise=1
+    )
+    assert result.warmup is not None
+    (note,) = result.warmup.notes
+    assert "aimed for acceptance 0.57; it was" in note
+    assert note in result.summary().notes
 
 
 def test_tracking_follows_a_change_of_scale() -> None:
@@ -156,16 +277,28 @@ def test_tracking_follows_a_change_of_scale() -> None:
 def test_tracking_stays_within_its_limits() -> None:
     tracking = Tracking(target_accept=0.6, gain=5.0, smallest=0.01, largest=1.0)
     step_size = torch.tensor(0.1)
-    for accept, limit in ((0.0, 0.01), (1.0, 1.0)):
+    for accept_prob, limit in ((0.0, 0.01), (1.0, 1.0)):
         for _ in range(10):
-            step_size = tracking.update(step_size, torch.full((3,), accept))
+            step_size = tracking.update(step_size, torch.full((3,), accept_prob))
         assert float(step_size) == pytest.approx(limit)
         assert step_size.dtype == torch.float32
 
 
+def test_tracking_moves_the_step_size_of_each_part_by_its_own_error() -> None:
+    tracking = Tracking(target_accept=(0.4, 0.8), gain=1.0)
+    accept_prob = torch.tensor([[0.5, 0.5], [0.7, 0.7]], dtype=torch.float64)
+    step_size = tracking.update(torch.tensor([1.0, 2.0], dtype=torch.float64), accept_prob)
+    expected = torch.tensor([1.0, 2.0], dtype=torch.float64) * torch.tensor([0.2, -0.2], dtype=torch.float64).exp()
+    torch.testing.assert_close(step_size, expected)
+
+
 @pytest.mark.parametrize("bad", [0.0, 1.0, -0.5, float("nan")])
 def test_target_acceptance_lies_between_zero_and_one(bad: float) -> None:
-    for make in (lambda: DualAveraging(target_accept=bad), lambda: Tracking(target_accept=bad)):
+    for make in (
+        lambda: DualAveraging(target_accept=bad),
+        lambda: Tracking(target_accept=bad),
+        lambda: Tracking(target_accept=(0.5, bad)),
+    ):
         with pytest.raises(ParameterError, match="target_accept must lie strictly between 0 and 1"):
             make()
 
