@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from lamina.samplers import KERNELS, LaminaError
+from lamina.samplers import LaminaError
 from lamina.samplers.checks import check_count
+from lamina.samplers.registry import kernel_names
 
 from . import pictures
 from .config import ChainConfig, TrainConfig, check_seed, from_dict
@@ -76,8 +78,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scheme", help="two-stage (default), joint-variational, joint-mle, gaussian (no energies)")
     for part in ("prior", "posterior"):
         group = parser.add_argument_group(f"{part} chains")
-        group.add_argument(f"--{part}-sampler", metavar="NAME", help=f"kernel: {', '.join(KERNELS)}")
+        group.add_argument(f"--{part}-sampler", metavar="NAME", help=f"kernel: {', '.join(kernel_names())}")
         group.add_argument(f"--{part}-step-size", type=float, metavar="H", help="where its step size starts")
+        _add_option(group, f"--{part}-option")
         group.add_argument(f"--{part}-steps", type=int, metavar="N", help="steps per training step")
         group.add_argument(f"--{part}-space", metavar="SPACE", help="u or z")
         group.add_argument(f"--{part}-start", metavar="START", help="noise, ancestral, encoder or persistent")
@@ -102,8 +105,11 @@ def _add_resume(parser: argparse.ArgumentParser) -> None:
 def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="RUN", help="run folder of `lamina train`")
     parser.add_argument("--num", type=int, default=64, help="images to draw (default: 64)")
-    parser.add_argument("--sampler", metavar="NAME", help=f"another kernel than the model's own: {', '.join(KERNELS)}")
+    parser.add_argument(
+        "--sampler", metavar="NAME", help=f"another kernel than the model's own: {', '.join(kernel_names())}"
+    )
     parser.add_argument("--step-size", type=float, metavar="H", help="where its step size starts")
+    _add_option(parser, "--option")
     parser.add_argument("--steps", type=int, metavar="N", help="steps of the chains, half of them to adapt")
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="PNG picture to write (default: in the run folder)")
@@ -120,6 +126,28 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder with the data set's files")
     parser.add_argument("--device", type=_device, default="cpu", help="cpu or cuda (default: cpu)")
+
+
+def _add_option(parser: argparse._ActionsContainer, flag: str) -> None:
+    parser.add_argument(
+        flag,
+        type=_option,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other choice of the kernel, such as num_leapfrog_steps=5; may be repeated",
+    )
+
+
+def _option(text: str) -> tuple[str, object]:
+    """KEY=VALUE with a Python number, boolean or string as its value, for argparse."""
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):  # a word without quotes
+        return key, value
 
 
 def _device(name: str) -> torch.device:
@@ -155,6 +183,7 @@ def _configured(config: TrainConfig, options: argparse.Namespace) -> TrainConfig
             getattr(config, part),
             sampler=getattr(options, f"{part}_sampler"),
             step_size=getattr(options, f"{part}_step_size"),
+            choices=dict(getattr(options, f"{part}_option")),
             num_steps=getattr(options, f"{part}_steps"),
             space=getattr(options, f"{part}_space"),
             start=getattr(options, f"{part}_start"),
@@ -162,9 +191,19 @@ def _configured(config: TrainConfig, options: argparse.Namespace) -> TrainConfig
     return replace(config, **chosen)
 
 
-def _chains(chains: ChainConfig, *, sampler: str | None, step_size: float | None, **settings: object) -> ChainConfig:
-    if sampler is not None or step_size is not None:
-        chains = chains.with_kernel(sampler, **({} if step_size is None else {"step_size": step_size}))
+def _chains(
+    chains: ChainConfig,
+    *,
+    sampler: str | None,
+    step_size: float | None,
+    choices: Mapping[str, object],
+    **settings: object,
+) -> ChainConfig:
+    """The chains with whatever was given in its place: kernel, its step size and other choices, settings."""
+    if step_size is not None:
+        choices = {**choices, "step_size": step_size}
+    if sampler is not None or choices:
+        chains = chains.with_kernel(sampler, **choices)
     given = {name: value for name, value in settings.items() if value is not None}
     return replace(chains, **given)  # type: ignore[arg-type]
 
@@ -178,7 +217,7 @@ def _sample(options: argparse.Namespace) -> None:
     check_count("--num", options.num, 1)
     check_seed(options.seed)
     own = from_dict(read_checkpoint(options.folder)["config"]).prior
-    chains = _chains(own, sampler=options.sampler, step_size=options.step_size)
+    chains = _chains(own, sampler=options.sampler, step_size=options.step_size, choices=dict(options.option))
     drawn, accept = sample_run(
         options.folder,
         num=options.num,

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from lamina.models import Space, check_space
 from lamina.samplers import HMC, Kernel, ParameterError, UnknownNameError, kernel_name, make_kernel
 from lamina.samplers.checks import check_count, check_positive
+from lamina.samplers.registry import kernel_from_dict, kernel_options, kernel_to_dict
 
 Start: TypeAlias = Literal["noise", "ancestral", "encoder", "persistent"]
 """Where chains start: standard normal noise in their space; an ancestral draw of the base prior; a draw of the
@@ -60,9 +61,9 @@ class ChainConfig:
 
     def with_kernel(self, name: str | None = None, **options: Any) -> ChainConfig:
         """The same chains with another kernel, or other options of the present one."""
-        same = name is None or name == kernel_name(self.kernel)
-        current = dataclasses.asdict(self.kernel) if same else {}  # type: ignore[call-overload]
-        return replace(self, kernel=make_kernel(name or kernel_name(self.kernel), **{**current, **options}))
+        own = kernel_name(self.kernel)
+        current = kernel_options(self.kernel) if name in (None, own) else {}
+        return replace(self, kernel=make_kernel(name or own, **{**current, **options}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +181,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if isinstance(value, Kernel):
-            value = {"name": kernel_name(value), **dataclasses.asdict(value)}  # type: ignore[call-overload]
+            value = kernel_to_dict(value)
         elif dataclasses.is_dataclass(value):
             value = to_dict(value)
         plain[item.name] = list(value) if isinstance(value, tuple) else value
@@ -200,7 +201,7 @@ def from_dict(plain: Mapping[str, Any]) -> TrainConfig:
         )
         for name in ("prior", "posterior"):
             chain = dict(values[name])
-            chain["kernel"] = make_kernel(**chain["kernel"])
+            chain["kernel"] = kernel_from_dict(chain["kernel"])
             values[name] = _build(ChainConfig, chain)
         config: TrainConfig = _build(TrainConfig, values)
     except (KeyError, TypeError, AttributeError) as error:
