@@ -1,88 +1,31 @@
-"""Is a kernel exact? Statistical checks that take their false-alarm rate as an argument.
+"""Whether a kernel leaves its target invariant.
 
 A chain that starts from an exact draw is still one after any number of steps of an exact kernel: no burn-in, no
 effective sample size, no asymptotics. `check_invariance` starts many independent chains that way, takes a few steps
 and compares where they end with the exact law.
 
-Thresholds are Dvoretzky-Kiefer-Wolfowitz bands, which hold at every sample size and for every law. So a failure says
-that the kernel is wrong, up to the stated rate; and `detectable_shift` says how wrong it must be to be found.
-
-Sources: Massart (1990), Annals of Probability 18, for the constant 2 of one sample; Wei and Dudley (2012), Statistics
-and Probability Letters 82, theorem 1, for two samples of equal size; Hoeffding (1963), JASA 58, theorem 1, for power.
+Thresholds are Dvoretzky-Kiefer-Wolfowitz bands (`bands`). So a failure says that the kernel is wrong, up to the stated
+rate; and `detectable_shift` says how wrong it must be to be found.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .checks import check_count, check_fraction
-from .driver import run
-from .energy import Energy
-from .errors import ParameterError, PositionError
-from .kernel import Kernel, Params
-from .noise import NoiseSource
-from .position import Layout, Position
-
-CDF: TypeAlias = Callable[[Tensor], Tensor]
-"""A cumulative distribution function, from values of any shape to probabilities."""
-
-
-def dkw_half_width(num: int, false_alarm: float, *, num_other: int | None = None) -> float:
-    """Kolmogorov distance that independent draws from the right law exceed with probability at most `false_alarm`.
-
-    Args:
-        num: Number of draws.
-        false_alarm: In (0, 1).
-        num_other: Size of the second sample, where draws are compared with draws; None: with an exact CDF. Unequal
-            samples get a band of half the rate each, which is wider than need be.
-    """
-    check_fraction("false_alarm", false_alarm)
-    if num_other is None:
-        return math.sqrt(math.log(2 / false_alarm) / (2 * num))
-    if num_other == num:
-        return math.sqrt((1 - math.log(false_alarm)) / num)  # constant e, good for every size
-    return dkw_half_width(num, false_alarm / 2) + dkw_half_width(num_other, false_alarm / 2)
-
-
-def detectable_shift(num: int, false_alarm: float, *, num_other: int | None = None, power: float = 0.99) -> float:
-    """Kolmogorov distance between the wrong law and the right one from which on a band finds it.
-
-    At the point where the two laws are furthest apart, draws fall short of that distance by more than s with
-    probability at most exp(-2 n s^2), n being the size of one sample, or nm / (n + m) of two.
-
-    Args:
-        num: Number of draws.
-        false_alarm: Of the band, in (0, 1).
-        num_other: As in `dkw_half_width`.
-        power: Probability of finding the shift, in (0, 1).
-    """
-    check_fraction("power", power)
-    size = num if num_other is None else num * num_other / (num + num_other)
-    half_width = dkw_half_width(num, false_alarm, num_other=num_other)
-    return half_width + math.sqrt(-math.log1p(-power) / (2 * size))
-
-
-def ks_one_sample(values: Tensor, cdf: CDF) -> float:
-    """Kolmogorov distance between draws (N,) and a continuous law. NaN counts as plus infinity."""
-    ordered = _ordered(values)
-    # A CDF made of exponentials or quadratures may not know infinity.
-    probability = torch.where(ordered == torch.inf, 1.0, cdf(ordered).double())
-    steps = torch.arange(len(ordered) + 1, dtype=torch.float64, device=ordered.device) / len(ordered)
-    return float(torch.maximum(steps[1:] - probability, probability - steps[:-1]).max())
-
-
-def ks_two_sample(values: Tensor, others: Tensor) -> float:
-    """Kolmogorov distance between draws (N,) and draws (M,). NaN counts as plus infinity."""
-    first, second = _ordered(values), _ordered(others)
-    everything = torch.cat((first, second))
-    below = [torch.searchsorted(part, everything, right=True).double() / len(part) for part in (first, second)]
-    return float((below[0] - below[1]).abs().max())
+from ..chains import Chains
+from ..checks import check_count
+from ..driver import run
+from ..energy import Energy
+from ..errors import ParameterError, PositionError
+from ..kernel import Kernel, Params
+from ..noise import CounterNoise, NoiseSource
+from ..position import Layout, Position
+from .bands import CDF, detectable_shift, dkw_half_width, ks_one_sample, ks_two_sample
 
 
 @dataclass(frozen=True)
@@ -183,6 +126,7 @@ def check_invariance(
     functions: Mapping[str, Callable[[Any], Tensor]] | None = None,
     num_steps: int = 5,
     params: Params | None = None,
+    memory: Mapping[str, Tensor] | None = None,
     false_alarm: float = 1e-6,
     min_movement: float = 0.05,
 ) -> InvarianceReport:
@@ -201,6 +145,8 @@ def check_invariance(
         functions: More functions of the position, `(C, *event) -> (C,)`, by name.
         num_steps: Steps of each chain, >= 1.
         params: Parameters from `kernel.init_params(...)`; default: the kernel's own.
+        memory: What chains remember besides their positions, drawn from its exact law given the positions; default:
+            what the kernel makes of a position alone. Parallel tempering needs it: other replicas have other laws.
         false_alarm: Probability, at most, that an exact kernel fails any comparison; split evenly over them.
         min_movement: See `InvarianceReport.movement`.
 
@@ -218,7 +164,10 @@ def check_invariance(
         raise PositionError(f"fresh draws must be like the exact draws {tuple(start.shape)}; got {tuple(fresh.shape)}.")
     if len(cdfs) > layout.dim:
         raise ParameterError(f"cdfs has one entry per coordinate, here {layout.dim}; got {len(cdfs)}.")
-    result = run(energy, kernel, exact_draws, num_steps=num_steps, params=params, noise=noise)
+    source = CounterNoise(noise) if isinstance(noise, int) else noise
+    params = kernel.init_params(exact_draws) if params is None else params
+    chains = Chains(start.detach(), layout, params, source.state_dict(), 0, memory or {})
+    result = run(energy, kernel, chains, num_steps=num_steps, noise=source)
     end = layout.ravel(result.position)
 
     exact = dict(zip(_names(layout.dim), cdfs, strict=False))
@@ -270,7 +219,3 @@ def _movement(start: Tensor, end: Tensor) -> float:
     ordered = start.T.contiguous().sort(dim=1).values
     before, after = (torch.searchsorted(ordered, x.T.contiguous()) for x in (start, end))
     return float(3 * (after - before).abs().double().mean(dim=1).min() / len(start))
-
-
-def _ordered(values: Tensor) -> Tensor:
-    return torch.where(torch.isnan(values), torch.inf, values).double().sort().values
