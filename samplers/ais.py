@@ -8,7 +8,7 @@
 Both together bracket log Z in expectation: over runs, not in each of them.
 
 Sources: Neal (2001), Statistics and Computing 11, section 2, for the weights; Grosse, Ghahramani and Adams (2015),
-arXiv 1511.02543, section 3, for the bounds; Wu, Burda, Salakhutdinov and Grosse (2017), ICLR, for latent variables.
+arXiv 1511.02543, for the bounds; Wu, Burda, Salakhutdinov and Grosse (2017), ICLR, for latent variables.
 """
 
 from __future__ import annotations

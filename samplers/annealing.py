@@ -31,7 +31,7 @@ _STEPS = 3
 """Of a pilot run at every later stop: enough to follow it."""
 
 _PLACEMENTS = 2
-"""Pilot runs that place the stops: what one leaves coarse, as the first interval often is, the next one resolves."""
+"""Pilot runs that place the stops: the second resolves what the first leaves coarse, often the first interval."""
 
 
 class Base(Protocol):
@@ -127,7 +127,7 @@ class Schedule:
     def sigmoid(num_intervals: int, *, slope: float = 4.0) -> Schedule:
         """Closer together at both ends: a logistic curve between -slope and slope.
 
-        Source: Grosse, Maddison and Salakhutdinov (2013), NeurIPS, section 6, where slope is delta = 4.
+        Source: Grosse, Maddison and Salakhutdinov (2013), NeurIPS, where slope is delta = 4.
         """
         check_count("num_intervals", num_intervals, 1)
         check_positive("slope", slope)
@@ -178,7 +178,7 @@ class Walk:
             )
         if context is not None:
             group = torch.arange(self.num_groups, device=self._matrix.device)
-            context = rows(context, group.repeat_interleave(num_chains // self.num_groups))  # type: ignore[arg-type]
+            context = rows(context, group.repeat_interleave(num_chains // self.num_groups))
         self._energy, self._base, self._context = energy, base, context
         self._kernel, self._noise, self._num_steps = kernel, GeneratorNoise(generator), 0
         self._params = kernel.init_params(start)
@@ -285,12 +285,12 @@ def tune(
     generator: torch.Generator,
     context: Any = None,
 ) -> Schedule:
-    """A schedule of as many stops, better placed, with a step size for each, from four pilot runs.
+    """A schedule of as many stops, better placed, with a step size for each, from pilot runs.
 
-    Three runs place the stops so that log weights spread by the same amount in every interval, which is the
-    geodesic of Gelman and Meng (1998), Statistical Science 13, section 4.3, for a path of one parameter. The last
-    follows the kernel's target acceptance from stop to stop. Pilot runs are apart from the run that is weighed, so
-    that its estimate stays unbiased.
+    The first runs place the stops so that log weights spread by the same amount in every interval, which is the
+    geodesic of Gelman and Meng (1998), Statistical Science 13, for a path of one parameter. The last follows the
+    kernel's target acceptance from stop to stop. Pilot runs are apart from the run that is weighed, so that its
+    estimate stays unbiased.
 
     Args:
         schedule: To begin with, such as `Schedule.sigmoid(100)`.

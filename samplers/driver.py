@@ -17,7 +17,7 @@ from torch import Tensor
 from .adaptation import Adaptation
 from .chains import Chains
 from .checks import check_count
-from .diagnostics import Summary, summary
+from .diagnostics import MIN_EBFMI, Summary, ebfmi, summary
 from .eager import Eager
 from .energy import Energy, check_start
 from .errors import NumericalWarning, ParameterError
@@ -72,6 +72,11 @@ class Samples:
             notes.append(
                 f"{num_divergent} divergent steps in {num_chains} chains: the energy error was undefined or beyond "
                 "1000. Take a smaller step size or a higher target acceptance, or reparametrise."
+            )
+        if "total_energy" in self.info and (lowest := float(ebfmi(self.info["total_energy"]).min())) < MIN_EBFMI:
+            notes.append(
+                f"E-BFMI is as low as {lowest:.2f}: fresh momenta change the energy too little to reach the tails. "
+                "Reparametrise, or adapt the mass with Windows()."
             )
         return (*notes, *(self.warmup.notes if self.warmup else ()))
 

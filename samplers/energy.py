@@ -104,7 +104,7 @@ class Target:
         copy.layout = self.layout
         copy._energy, copy._own_gradient = self._energy, self._own_gradient
         chain = torch.arange(num_chains, device=column.device).repeat_interleave(num_copies)
-        copy._context = None if self._context is None else rows(self._context, chain)  # type: ignore[arg-type]
+        copy._context = None if self._context is None else rows(self._context, chain)
         copy._inverse_temperature = column * (beta[chain] if isinstance(beta, Tensor) else beta or 1.0)
         return copy
 

@@ -23,6 +23,9 @@ ARVIZ_NAMES = {
     "is_divergent": "diverging",
     "energy_error": "energy_error",
     "num_grad_evals": "n_steps",
+    "total_energy": "energy",
+    "tree_depth": "tree_depth",
+    "is_cut": "reached_max_treedepth",
 }
 """What ArviZ calls the fields of `Info` that mean the same. It has no name for the others, which keep theirs, except
 `energy`: ArviZ's is the Hamiltonian, ours the potential, whose negative is its `lp`."""
@@ -39,8 +42,8 @@ def to_arviz(samples: Samples, names: str | Sequence[str] | None = None) -> Data
     Returns:
         A tree with the draws, (chain, draw, *event), in the group `posterior`, and what `sample` was told to collect in
         `sample_stats` under ArviZ's names (`ARVIZ_NAMES`); fields of kernels that accept in parts have a dimension
-        `part` more. Potential energies become `lp`, minus the energy over the temperature. ArviZ's `energy` is the
-        Hamiltonian, so for its `bfmi` and `plot_energy` potential energies would be wrong, and are not offered.
+        `part` more. Potential energies become `lp`, minus the energy over the temperature. ArviZ's `energy`, for its
+        `bfmi` and `plot_energy`, is the Hamiltonian: collect `total_energy`, which kernels of the HMC family tell.
 
     Raises:
         MissingExtraError: If arviz-base is not installed.

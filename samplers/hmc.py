@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
 from .accept import accept, half_square, log_ratio
 from .checks import check_count, check_fraction, check_positive
 from .energy import Target
 from .errors import ParameterError
-from .kernel import Info, Kernel, Noise, State
+from .kernel import Kernel, Noise, State
 from .leapfrog import leapfrog
 from .metric import factorise
 from .noise import Site
@@ -35,6 +36,28 @@ class HMCParams(NamedTuple):
     factor: Tensor
     num_leapfrog_steps: int
     jitter: Tensor
+
+
+class HMCInfo(NamedTuple):
+    """What a step tells: the fields of `Info`, and the energy that `ebfmi` asks for.
+
+    Attributes:
+        accept_prob: See `Info`.
+        is_accepted: See `Info`.
+        is_divergent: See `Info`.
+        energy: See `Info`.
+        energy_error: See `Info`.
+        num_grad_evals: See `Info`.
+        total_energy: Potential and kinetic, at the start of the trajectory, (C, 1) in float64.
+    """
+
+    accept_prob: Tensor
+    is_accepted: Tensor
+    is_divergent: Tensor
+    energy: Tensor
+    energy_error: Tensor
+    num_grad_evals: Tensor
+    total_energy: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +89,7 @@ class HMC(Kernel[HMCParams]):
         "u": Site("uniform", 1),
     }
     is_exact: ClassVar[bool] = True
+    info_fields: ClassVar[tuple[str, ...]] = HMCInfo._fields
 
     def __post_init__(self) -> None:
         check_positive("step_size", self.step_size)
@@ -90,13 +114,21 @@ class HMC(Kernel[HMCParams]):
         """See `Kernel.init`."""
         return State(position, *target(position))
 
-    def step(self, target: Target, state: State, noise: Noise, params: HMCParams) -> tuple[State, Info]:
+    def step(self, target: Target, state: State, noise: Noise, params: HMCParams) -> tuple[State, HMCInfo]:
         """See `Kernel.step`."""
         spread = params.jitter * (2 * noise["jitter"] - 1).to(params.step_size.dtype)
-        step_size = params.step_size * (1 + spread)
         start = noise["momentum"]
-        proposed, end, num_grad_evals = leapfrog(
-            target, state, start, step_size, params.factor, params.num_leapfrog_steps
+        jittered = params._replace(step_size=params.step_size * (1 + spread))
+        proposed, end = self.trajectory(target, state, start, jittered)
+        kinetic = half_square(start)
+        ratio = log_ratio(state.energy, proposed.energy, half_square(end) - kinetic)
+        num_grad_evals = torch.full_like(ratio, params.num_leapfrog_steps)
+        chosen, info = accept(proposed, state, ratio, noise["u"], num_grad_evals)
+        return chosen, HMCInfo(*info, state.energy + kinetic)
+
+    def trajectory(self, target: Target, state: State, momentum: Tensor, params: HMCParams) -> tuple[State, Tensor]:
+        """Where a step from this state and whitened momentum would end, and the momentum there."""
+        proposed, end, _ = leapfrog(
+            target, state, momentum, params.step_size, params.factor, params.num_leapfrog_steps
         )
-        ratio = log_ratio(state.energy, proposed.energy, half_square(end) - half_square(start))
-        return accept(proposed, state, ratio, noise["u"], num_grad_evals)
+        return proposed, end

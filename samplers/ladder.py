@@ -64,9 +64,6 @@ def spread_evenly(points: Tensor, costs: Tensor, num_points: int | None = None) 
 
     Returns:
         The new points, (num_points,), float64.
-
-    Source: Syed, Bouchard-Cote, Deligiannidis and Doucet (2022), JRSS-B 84, section 5.3: with the rates of rejected
-    swaps as costs. Differs: linear interpolation instead of a monotone cubic one.
     """
     points = points.double()
     # The floor keeps cumulative costs strictly rising, so that every place on them is one place among the points.
@@ -115,8 +112,8 @@ class LadderAdaptation(Adaptation):
         steps: How to adapt the step sizes of the rungs.
         first_round: Length of the first round, in steps.
 
-    Source: Syed, Bouchard-Cote, Deligiannidis and Doucet (2022), JRSS-B 84(2), section 5.3 and algorithm 4. Differs:
-    the last half of warm-up keeps its ladder, for the step sizes.
+    Source: Syed, Bouchard-Cote, Deligiannidis and Doucet (2022), JRSS-B 84(2), algorithm 4. Differs: linear
+    interpolation instead of a monotone cubic one; the last half of warm-up keeps its ladder, for the step sizes.
     """
 
     steps: Adaptation = field(default_factory=DualAveraging)

@@ -39,8 +39,9 @@ class MCLMCParams(NamedTuple):
 class MCLMC(MomentumKernel[MCLMCParams]):
     """Microcanonical Langevin: motion at constant speed that slowly forgets its direction; every move is taken.
 
-    The momentum of a state is the direction of motion, a unit vector. Not exact: its law is off by O(step_size^2). `energy_error` in its Info is the error of the integrator in one step;
-    its variance over D, at most about 5e-4, is what the source tunes the step size by (section 4.2).
+    Not exact: its law is off by O(step_size^2). The momentum in its state is the direction of motion, a unit vector.
+    `energy_error` in its Info is the error of the integrator in one step; its variance over D, at most about 5e-4, is
+    what the source tunes the step size by (section 4.2).
 
     Attributes:
         step_size: Time step, in units of the position (at unit mass). The speed is one: it is the length of a step.

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from .accept import accept, log_ratio
+from .accept import accept, half_square, log_ratio
 from .checks import check_positive
 from .energy import Target
 from .kernel import Info, Noise, State
@@ -46,6 +46,6 @@ class NoiseFreeLangevin(LangevinKernel):
         drift = params.step_size * from_white(params.factor, to_white(params.factor, state.grad))
         position = state.position - drift
         proposed = State(position, *target(position))
-        always = torch.zeros_like(state.energy, dtype=torch.float64)
-        ratio = log_ratio(state.energy, proposed.energy, always)
-        return accept(proposed, state, ratio, always, torch.ones_like(ratio))
+        # Zero times the gradient: an undefined one refuses the move, or the chain would never leave that place.
+        ratio = log_ratio(state.energy, proposed.energy, 0 * half_square(proposed.grad))
+        return accept(proposed, state, ratio, torch.zeros_like(ratio), torch.ones_like(ratio))

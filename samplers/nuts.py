@@ -43,6 +43,7 @@ class NUTSInfo(NamedTuple):
         energy: Energy after the step, over the temperature.
         energy_error: Change of the total energy from the start to the point chosen, float64.
         num_grad_evals: Leaves of the tree.
+        total_energy: See `HMCInfo`.
         tree_depth: Doublings begun.
         is_cut: Whether the tree grew to its largest depth.
     """
@@ -53,6 +54,7 @@ class NUTSInfo(NamedTuple):
     energy: Tensor
     energy_error: Tensor
     num_grad_evals: Tensor
+    total_energy: Tensor
     tree_depth: Tensor
     is_cut: Tensor
 
@@ -195,6 +197,7 @@ class NUTS(Kernel[NUTSParams]):
             energy=chosen.energy,
             energy_error=chosen.error,
             num_grad_evals=tree.num_leaves,
+            total_energy=start.energy + half_square(start.momentum),
             tree_depth=tree.depth + (tree.leaf > 0),
             is_cut=tree.depth == self.max_tree_depth,
         )

@@ -91,7 +91,7 @@ class Layout:
         return [f"part {i}" for i in range(len(self.events))] if self.keys is None else list(self.keys)
 
 
-def rows(structure: Any, index: slice) -> Any:
+def rows(structure: Any, index: slice | Tensor) -> Any:
     """Take rows of every tensor in a (nested) tuple, list or dict, such as the context of some of the chains."""
     return _map(lambda tensor: tensor[index], structure)
 

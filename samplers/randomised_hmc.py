@@ -47,6 +47,7 @@ class RandomisedHMCInfo(NamedTuple):
         energy: See `Info`.
         energy_error: See `Info`.
         num_grad_evals: See `Info`; also the number of leapfrog steps.
+        total_energy: See `HMCInfo`.
         trajectory_length: Time of the trajectory, (C, 1).
         proposal: Where it ended, (C, D); not finite where it diverged.
         velocity: Velocity there, L r, (C, D).
@@ -58,6 +59,7 @@ class RandomisedHMCInfo(NamedTuple):
     energy: Tensor
     energy_error: Tensor
     num_grad_evals: Tensor
+    total_energy: Tensor
     trajectory_length: Tensor
     proposal: Tensor
     velocity: Tensor
@@ -129,10 +131,11 @@ class RandomisedHMC(Kernel[RandomisedHMCParams]):
         num_steps = (noise["length"] * longest).ceil().clamp(max=self.max_leapfrog_steps)
         start = noise["momentum"]
         proposed, end, num_grad_evals = _trajectory(target, state, start, params, num_steps)
-        ratio = log_ratio(state.energy, proposed.energy, half_square(end) - half_square(start))
-        state, info = accept(proposed, state, ratio, noise["u"], num_grad_evals)
-        length = num_grad_evals * params.step_size
-        return state, RandomisedHMCInfo(*info, length, proposed.position, from_white(params.factor, end))
+        kinetic = half_square(start)
+        ratio = log_ratio(state.energy, proposed.energy, half_square(end) - kinetic)
+        chosen, info = accept(proposed, state, ratio, noise["u"], num_grad_evals)
+        total, length = state.energy + kinetic, num_grad_evals * params.step_size
+        return chosen, RandomisedHMCInfo(*info, total, length, proposed.position, from_white(params.factor, end))
 
     def default_adaptation(self) -> Adaptation:
         """See `Kernel.default_adaptation`: step size and trajectory length."""

@@ -65,8 +65,8 @@ def smc(
     At every stop the chains are weighed, resampled within their population by systematic resampling, and moved. The
     next stop is where the weights of all chains are worth `ess_fraction` of them, found by bisection; as weights are
     equal after resampling, that is the conditional effective sample size of Zhou, Johansen and Aston (2016), Journal
-    of Computational and Graphical Statistics 25, section 3.2. Stops and step sizes follow the chains, which costs the
-    exactness in expectation that `ais` has; the error falls as 1 / chains.
+    of Computational and Graphical Statistics 25. Stops and step sizes follow the chains, which costs the unbiasedness
+    that `ais` has; the bias falls as 1 / chains.
 
     Args:
         energy: See `lamina.samplers.ais.ais`, without a context.
@@ -83,8 +83,7 @@ def smc(
         EnergyError: If the energy is NaN where a chain stands, or no chain of a population has a finite one.
         ParameterError: If the kernel is not exact or of several parts, or a number is out of range.
 
-    Source: Del Moral, Doucet and Jasra (2006), JRSS-B 68, section 3.3 with the weights of equation 31; the error from
-    populations: ordinary independent replicates.
+    Source: Del Moral, Doucet and Jasra (2006), JRSS-B 68, section 3.3, with kernels of the MCMC kind.
     """
     check_count("num_steps", num_steps, 1)
     check_fraction("ess_fraction", ess_fraction)

@@ -108,8 +108,8 @@ class ParallelTempering(Kernel[TemperingParams]):
         inverse_temperatures: beta_1 = 1 > ... > beta_K > 0, such as `geometric_ladder(8, hottest=0.05)`;
             `LadderAdaptation` moves them.
 
-    Source: Syed, Bouchard-Cote, Deligiannidis and Doucet (2022), JRSS-B 84(2), algorithm 1 (DEO); swap ratio: ibid.,
-    equation 3. Differs: the inner kernel moves first.
+    Source: Syed, Bouchard-Cote, Deligiannidis and Doucet (2022), JRSS-B 84(2), the scheme that they call DEO
+    (deterministic even-odd). Differs: the inner kernel moves first.
     """
 
     inner: Kernel[Any]

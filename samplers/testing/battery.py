@@ -117,7 +117,8 @@ def check_kernel(
 
     Exactness: many chains start from exact draws of each target, take a few steps, and are compared with the exact
     law, see `check_invariance`; targets take turns with an identity, a diagonal and a dense inverse mass. Contract: on
-    the first target, in float64 and float32, see `contract`; and `HasTrajectory` for kernels that integrate.
+    the first target, in float64 and, where rounding matters, in float32, see `contract`; and `HasTrajectory` for
+    kernels that integrate.
 
         from lamina.samplers.testing import check_kernel
         check_kernel(MyKernel()).assert_passed()

@@ -22,7 +22,7 @@ def oscillators(time: Tensor) -> tuple[Tensor, RandomisedHMCInfo]:
     accept = torch.rand(50, 1, generator=generator, dtype=torch.float64)
     cos, sin = torch.cos(time), torch.sin(time)
     blank = torch.zeros_like(time)
-    return x, RandomisedHMCInfo(accept, blank, blank, blank, blank, blank, time, cos * x + sin * v, cos * v - sin * x)
+    return x, RandomisedHMCInfo(accept, blank, blank, blank, blank, blank, blank, time, cos * x + sin * v, cos * v - sin * x)
 
 
 def test_gradient_is_the_derivative_of_the_criterion() -> None:

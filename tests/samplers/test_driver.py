@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lamina.samplers import (
     HMC,
     MALA,
+    NUTS,
     ULA,
     Chains,
     CounterNoise,
@@ -24,10 +25,12 @@ from lamina.samplers import (
     Kernel,
     Layout,
     Position,
+    RandomisedHMC,
     ReplayNoise,
     Run,
     Samples,
     Target,
+    ebfmi,
     from_log_prob,
     run,
     sample,
@@ -456,3 +459,19 @@ def test_the_summary_says_how_it_went() -> None:
     assert "0.57 aimed for" in str(result.summary())
     diverged = dataclasses.replace(result, num_divergent=torch.tensor([0, 3, 0, 1]))
     assert "4 divergent steps in 2 chains" in str(diverged.summary())
+
+
+@pytest.mark.parametrize("kernel", [HMC(step_size=0.3), RandomisedHMC(step_size=0.3), NUTS(step_size=0.3)], ids=str)
+def test_momenta_that_do_not_reach_the_tails_are_told(kernel: Kernel[Any]) -> None:
+    """A density with tails like |x|^-3 has energies that no Gaussian momentum spans."""
+
+    def heavy(x: Tensor) -> Tensor:
+        return 3 * torch.log1p(x.square().sum(1))
+
+    x = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    result = sample(heavy, kernel, x, num_samples=1000, noise=0, collect=("total_energy",))
+    told = any("E-BFMI is as low as" in note for note in result.summary().notes)
+    assert told == (float(ebfmi(result.info["total_energy"]).min()) < 0.3)
+    assert told
+    light = sample(lambda x: 0.5 * x.square().sum(1), kernel, x, num_samples=300, noise=0, collect=("total_energy",))
+    assert not any("E-BFMI" in note for note in light.summary().notes)

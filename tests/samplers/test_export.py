@@ -16,6 +16,7 @@ from lamina.samplers import (
     MissingExtraError,
     ParameterError,
     Samples,
+    ebfmi,
     ess_bulk,
     ess_tail,
     mcse_mean,
@@ -35,7 +36,7 @@ STARTS: dict[str, Position] = {
     "tuple": (zeros(4, 2), zeros(4, 2, 2)),
     "dict": {"tau": zeros(4), "mu": zeros(4, 3)},
 }
-INFO = ("accept_prob", "is_accepted", "is_divergent", "energy", "energy_error", "num_grad_evals")
+INFO = ("accept_prob", "is_accepted", "is_divergent", "energy", "energy_error", "num_grad_evals", "total_energy")
 
 
 def energy(position: Any) -> torch.Tensor:
@@ -140,3 +141,5 @@ def test_arviz_reads_the_tree() -> None:
             (mcse_mean(draws), arviz.mcse(tree, method="mean")),
         ):
             np.testing.assert_allclose(theirs[name].values, ours.numpy(), rtol=1e-8, atol=0.0)
+    ours = ebfmi(samples.info["total_energy"]).numpy()
+    np.testing.assert_allclose(arviz.bfmi(tree)["energy"].values, ours, rtol=1e-8, atol=0.0)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lamina.samplers import HMC, MALA, Info, Kernel, Position, Site, State, Target
 from lamina.samplers.accept import accept, half_square, log_ratio
-from lamina.samplers.hmc import HMCParams
+from lamina.samplers.hmc import HMCInfo, HMCParams
 from lamina.samplers.kernel import Noise
 from lamina.samplers.langevin import LangevinKernel, LangevinParams, propose
 from lamina.samplers.leapfrog import leapfrog
@@ -66,20 +66,21 @@ class RatioClamped(MALA):
 class MomentumOfWrongScale(HMC):
     """Draws momenta as if they were not white; the kinetic energy knows better."""
 
-    def step(self, target: Target, state: State, noise: Noise, params: HMCParams) -> tuple[State, Info]:
+    def step(self, target: Target, state: State, noise: Noise, params: HMCParams) -> tuple[State, HMCInfo]:
         return super().step(target, state, {**noise, "momentum": to_white(params.factor, noise["momentum"])}, params)
 
 
 class KineticEnergyReversed(HMC):
     """Has the wrong sign of the kinetic energy in the acceptance rule."""
 
-    def step(self, target: Target, state: State, noise: Noise, params: HMCParams) -> tuple[State, Info]:
+    def step(self, target: Target, state: State, noise: Noise, params: HMCParams) -> tuple[State, HMCInfo]:
         start = noise["momentum"]
         proposed, end, evals = leapfrog(
             target, state, start, params.step_size, params.factor, params.num_leapfrog_steps
         )
         ratio = log_ratio(state.energy, proposed.energy, half_square(start) - half_square(end))
-        return accept(proposed, state, ratio, noise["u"], evals)
+        after, info = accept(proposed, state, ratio, noise["u"], evals)
+        return after, HMCInfo(*info, state.energy + half_square(start))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ class Gaussian(SmallTarget):
 class TurnsThePosition(HMC):
     """Turns the position round at the end of a trajectory, where it is the momentum that turns."""
 
-    def step(self, target: Target, state: State, noise: Noise, params: HMCParams) -> tuple[State, Info]:
+    def step(self, target: Target, state: State, noise: Noise, params: HMCParams) -> tuple[State, HMCInfo]:
         after, info = super().step(target, state, noise, params)
         turned = State(-after.position, *target(-after.position))
         after = State(*(torch.where(info.is_accepted, new, old) for new, old in zip(turned, after, strict=True)))
@@ -336,8 +337,8 @@ def exact_hot_replicas(target: SmallTarget, start: Position, generator: torch.Ge
 check_pair = functools.partial(check_kernel, targets=[Banana()], memory=exact_hot_replicas, num_steps=6)
 
 
-def test_a_right_swap_passes_from_exact_replicas_on_all_targets() -> None:
-    check_pair(Pair(), targets=tuple(TARGETS.values()), num_steps=4).assert_passed()
+def test_a_right_swap_passes_from_exact_replicas() -> None:
+    check_pair(Pair(), targets=[Banana(), Skewed()]).assert_passed()
 
 
 def test_replicas_that_are_not_drawn_exactly_are_no_exact_start() -> None:
@@ -465,7 +466,7 @@ class KeepsGradientOfProposal(MALA):
 class KeepsEnergyOfStart(HMC):
     """Forgets to update the energy of an accepted move."""
 
-    def step(self, target: Target, state: State, noise: Noise, params: HMCParams) -> tuple[State, Info]:
+    def step(self, target: Target, state: State, noise: Noise, params: HMCParams) -> tuple[State, HMCInfo]:
         after, info = super().step(target, state, noise, params)
         return after._replace(energy=state.energy), info
 

@@ -145,8 +145,9 @@ def exact_start(
     return kernel.restore(target, draws[0], memory, params), params
 
 
-@pytest.mark.parametrize("inner", INNER)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "inner"), [(name, inner) for name in CASES for inner in INNER if inner != "nuts" or name == "skewed"]
+)
 def test_every_rung_keeps_its_density(name: str, inner: str) -> None:
     case, generator = CASES[name](), seeded()
     kernel = ParallelTempering(inner=INNER[inner], inverse_temperatures=BETAS)
@@ -195,14 +196,14 @@ FAR = GaussianMixture(means=((-5.0, 0.0), (5.0, 0.0)), scales=(0.7, 1.0), weight
 
 
 def test_crosses_where_its_inner_kernel_does_not() -> None:
-    start = torch.tensor([[5.0, 0.0]], dtype=torch.float64).repeat(150, 1)
+    start = torch.tensor([[5.0, 0.0]], dtype=torch.float64).repeat(120, 1)
     kernel = ParallelTempering(inner=MALA(step_size=0.5), inverse_temperatures=geometric_ladder(5, 0.03))
-    result = sample(FAR, kernel, start, num_samples=600, num_warmup=300, generator=seeded())
+    result = sample(FAR, kernel, start, num_samples=500, num_warmup=200, generator=seeded())
     in_small_mode = (result.draws[..., 0] < 0).double().mean(1)  # of each chain; chains are independent
     error = in_small_mode.std() / math.sqrt(len(in_small_mode))
     assert error < 0.03
     assert abs(in_small_mode.mean() - 0.25) < Z_LIMIT * error
-    alone = sample(FAR, MALA(step_size=0.5), start, num_samples=600, generator=seeded())
+    alone = sample(FAR, MALA(step_size=0.5), start, num_samples=300, generator=seeded())
     assert (alone.draws[..., 0] > 0).all()
     note = next(note for note in result.summary().notes if "Swap rates" in note)
     assert f"{1000 * result.means['round_trips'].mean():.1f} round trips per chain and 1,000 steps" in note
@@ -251,12 +252,12 @@ def moving_energy(x: Tensor, shift: Tensor) -> Tensor:
 def test_resumes_bit_for_bit_and_in_parts(inner: str) -> None:
     kernel = ParallelTempering(inner=INNER[inner], inverse_temperatures=BETAS)
     x, shift = normals(30, seeded()).reshape(10, 3), normals(10, seeded(1)).unsqueeze(1)
-    whole = sample(moving_energy, kernel, x, num_samples=60, context=shift, noise=0)
-    parts = sample(moving_energy, kernel, x, num_samples=60, context=shift, noise=0, chain_batch_size=3)
+    whole = sample(moving_energy, kernel, x, num_samples=20, context=shift, noise=0)
+    parts = sample(moving_energy, kernel, x, num_samples=20, context=shift, noise=0, chain_batch_size=3)
     assert torch.equal(whole.draws, parts.draws)
-    first = sample(moving_energy, kernel, x, num_samples=25, context=shift, noise=0)
+    first = sample(moving_energy, kernel, x, num_samples=8, context=shift, noise=0)
     stored = Chains.from_state_dict(first.chains.state_dict(), kernel)
-    second = sample(moving_energy, kernel, stored, num_samples=35, context=shift)
+    second = sample(moving_energy, kernel, stored, num_samples=12, context=shift)
     assert torch.equal(torch.cat((first.draws, second.draws), dim=1), whole.draws)
     assert whole.means["swap_prob"].shape == (10, len(BETAS) - 1)
 
@@ -374,20 +375,27 @@ def test_spread_evenly_without_costs_is_even() -> None:
 
 
 def test_adaptation_evens_swap_rates_and_step_sizes() -> None:
+    """For a Gaussian the even ladder is the geometric one."""
     uneven = (1.0, 0.95, 0.9, 0.85, 0.05)
     kernel = ParallelTempering(inner=MALA(step_size=0.3), inverse_temperatures=uneven)
-    density, start = LogGamma(dim=4), torch.zeros(100, 4, dtype=torch.float64)
-    fixed = sample(density, kernel, start, num_samples=100, num_warmup=200, noise=0, adaptation=DualAveraging())
-    result = sample(density, kernel, start, num_samples=100, num_warmup=200, noise=0)
+    start = torch.zeros(100, 4, dtype=torch.float64)
+    fixed, result = (
+        sample(energy_of_normal, kernel, start, num_samples=100, num_warmup=160, noise=0, adaptation=adaptation)
+        for adaptation in (DualAveraging(), None)
+    )
     rates = [r.means["swap_prob"].mean(0) for r in (fixed, result)]
     assert rates[0].max() - rates[0].min() > 0.4
-    assert rates[1].max() - rates[1].min() < 0.1
-    betas = result.chains.params.inverse_temperatures
-    assert betas[0] == 1
-    assert betas[-1] == pytest.approx(0.05)
+    assert rates[1].max() - rates[1].min() < 0.05
+    betas = result.chains.params.inverse_temperatures.tolist()
+    assert betas == pytest.approx(geometric_ladder(5, 0.05), rel=0.1)
+    assert (betas[0], betas[-1]) == (1, pytest.approx(0.05))
     assert (result.accept_prob.mean(0) - 0.574).abs().max() < 0.05
     assert result.warmup is not None
     assert any("rungs were last placed" in note for note in result.warmup.notes)
+
+
+def energy_of_normal(x: Tensor) -> Tensor:
+    return x.square().sum(1) / 2
 
 
 def test_adaptation_is_refused_or_says_when_it_could_do_nothing() -> None:
