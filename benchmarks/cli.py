@@ -1,4 +1,4 @@
-"""The `lamina-bench` command: samplers against exact truth, and the comparison of priors on digits."""
+"""The `lamina-bench` command: samplers against exact truth, results old and new, and priors on digits."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
+import numpy as np
 import torch
 
-from lamina.samplers import KERNELS, LaminaError, ParameterError
+from lamina.samplers import LaminaError, ParameterError
 from lamina.samplers.checks import check_count
+from lamina.samplers.registry import kernel_names
 
-from . import digits, exactness, results, samplers
-from .densities import DENSITIES, make_density
-from .pictures import draws_over_density
+from . import compare, digits, exactness, results, samplers
+from .contenders import make_contender
+from .densities import DENSITIES, Density, density_names, make_density
+from .pictures import draws_over_density, error_against_gradients, some_points
 
 _T = TypeVar("_T")
 
 _EXAMPLES = """examples:
   lamina-bench samplers
   lamina-bench samplers --densities banana funnel --kernels mala hmc --draws 500
+  lamina-bench compare old.json new.json
   lamina-bench exactness
   lamina-bench digits
   lamina-bench digits --seeds 0 1 --max-steps 300 --out /tmp/trial
@@ -30,31 +34,64 @@ _EXAMPLES = """examples:
 
 _SAMPLERS = """Run every kernel on every toy density and compare with exact truth.
 
-Chains start from exact draws, so that errors are faults of the kernel and not what is left of a bad start.
-Step sizes are adapted in the warm-up; a kernel without acceptance (ula) takes 0.3 of what mala settles on.
+In every cell of a density and a kernel chains warm up from afar: from points twice as far out as exact draws are, eight
+chains from each. With the parameters that they settle on, two runs of the same length follow. In one these chains go
+on, which shows what a low error costs. In the other new chains start from exact draws, so that their errors are faults
+of the kernel and not what is left of a bad start. A kernel without acceptance to adapt to (such as ula) takes 0.3 of
+the step size that mala settles on.
+
+Every run is given the same number of gradients, so that cells cost about alike: some 3 seconds with the default on one
+core, and more in many dimensions. That is enough for errors in the table, and for a low error of quick kernels only;
+--gradients 20000 shows it for most. Rows are written as they are made, and those of the same code, machine and settings
+are kept, so that an interrupted run goes on with the same command (--fresh starts anew).
+OUT gets samplers.json with all figures, samplers.md with the table, and two pictures of each density.
 
 columns:
   mean err   distance of the mean from the exact one, in Monte Carlo standard errors, worst coordinate:
              below about 4 for an exact kernel, more where there is bias
   x^2 err    the same of the second moment, without coordinates whose squares have too heavy a tail
+  x^2 rel    that distance as a share of the exact second moment
   ESS/s      bulk effective sample size of the worst coordinate, per second of sampling
-  ESS/grad   the same per gradient of one chain
+  ESS/grad   the same per gradient of one chain; a step without gradients counts as one
+  to 10 %    from afar: gradients, after warm-up, of eight chains together until their squared error of E[x^2] is
+             0.01 Var[x^2] on average over coordinates; - where the budget does not suffice
+  worst      the same for the worst coordinate
   R-hat      of the worst coordinate; above 1.01 the chains have not mixed
+  nested     nested R-hat of the later half of the run from afar; well above 1 where starts are not forgotten
   accept     mean acceptance; of an unadjusted kernel that which adjusting it would have had
+  diverg.    divergent steps of a chain
+  warm-up s  seconds of warm-up, which no other column counts
+  s          seconds of sampling from exact draws, all chains
+  MiB        peak memory of warm-up and sampling, with all draws kept
 """
 
 _SAMPLERS_EXAMPLES = """examples:
   lamina-bench samplers
   lamina-bench samplers --densities banana --kernels hmc --chains 1000 --draws 200
-  lamina-bench samplers --dtype float32 --out /tmp/float32
+  lamina-bench samplers --gradients 20000 --kernels mala hmc        # enough for most errors to become low
+  lamina-bench samplers --seconds 2 --device cuda --chains 8192 --dtype float32 --out /tmp/gpu
+  lamina-bench samplers --export /tmp/draws                         # for figures of your own, with numpy.load
 """
 
-_EXACTNESS = """Check that every exact kernel leaves every toy density invariant, at all masses and dtypes.
+_COMPARE = """Say what has changed between two results of `lamina-bench samplers`, beyond noise.
 
-Each case starts 100,000 chains from exact draws, takes 4 steps and compares with the exact law; a false alarm anywhere
-has a probability of at most 1e-6. The whole matrix takes 4 to 16 minutes on two cores. Rows are written as they are
-made, and those of the same commit and settings are kept, so that an interrupted run goes on with the same command. The
-exit status is 1 where a case fails.
+Every figure comes with a standard error: from groups of independent chains, from Monte Carlo errors, or, for times,
+from pieces of the run. A change is called one where Welch's t test finds it, with a probability of at most 0.001 of a
+false alarm anywhere, and where it is large enough to matter. Both results must have the same settings, seeds apart.
+Times are compared only on the same machine; they know nothing of what else runs on it, so keep it quiet.
+"""
+
+_COMPARE_EXAMPLES = """examples:
+  lamina-bench compare benchmarks/results/samplers.json /tmp/new/samplers.json
+  lamina-bench compare old.json new.json --tolerance 0.2 --fail-on-regression
+"""
+
+_EXACTNESS = """Check that every exact kernel leaves every toy density invariant, in both dtypes; masses take turns.
+
+Each case starts up to 100,000 chains from exact draws, takes 4 steps and compares with the exact law; a false alarm
+anywhere has a probability of at most 1e-6. The whole matrix takes 4 to 16 minutes on two cores. Rows are written as
+they are made, and those of the same code, machine and settings are kept, so that an interrupted run goes on with the
+same command. The exit status is 1 where a case fails.
 
 columns, the worst over dtypes and masses:
   distance/allowed  Kolmogorov distance as a share of the threshold
@@ -100,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            "lamina-bench: interrupted; exactness and digits go on where they stopped with the same command",
+            "lamina-bench: interrupted; samplers, exactness and digits go on where they stopped with the same command",
             file=sys.stderr,
         )
         return 130
@@ -118,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, line, description, examples, add in (
         ("samplers", "kernels on toy densities: errors, ESS per second", _SAMPLERS, _SAMPLERS_EXAMPLES, _add_samplers),
+        ("compare", "two results of samplers: what changed", _COMPARE, _COMPARE_EXAMPLES, _add_compare),
         ("exactness", "exact kernels leave exact laws as they are", _EXACTNESS, _EXACTNESS_EXAMPLES, _add_exactness),
         ("digits", "EBM prior against Gaussian priors, over seeds", _DIGITS, _DIGITS_EXAMPLES, _add_digits),
     ):
@@ -128,30 +166,65 @@ def _parser() -> argparse.ArgumentParser:
             epilog=examples,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        command.add_argument(
-            "--out",
-            type=Path,
-            metavar="DIR",
-            help="folder for results (default: benchmarks/results where the current folder has one, else results)",
-        )
         add(command)
     return parser
 
 
+def _add_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for results (default: benchmarks/results where the current folder has one, else results)",
+    )
+
+
 def _add_samplers(parser: argparse.ArgumentParser) -> None:
-    usual = samplers.Settings()
+    usual, densities, kernels = samplers.Settings(), density_names(), kernel_names()
+    _add_out(parser)
     add = parser.add_argument
-    add("--densities", nargs="+", default=list(DENSITIES), metavar="NAME", help=f"of {', '.join(DENSITIES)}")
-    add("--kernels", nargs="+", default=list(KERNELS), metavar="NAME", help=f"of {', '.join(KERNELS)}")
-    add("--chains", type=int, default=usual.num_chains, metavar="C", help="chains (default: %(default)s)")
-    add("--draws", type=int, default=usual.num_draws, metavar="N", help="draws per chain (default: %(default)s)")
-    add("--warmup", type=int, default=usual.num_warmup, metavar="W", help="steps before (default: %(default)s)")
+    add("--densities", nargs="+", default=densities, metavar="NAME", help=f"of {', '.join(densities)}")
+    add("--kernels", nargs="+", default=kernels, metavar="NAME", help=f"of {', '.join(kernels)}")
+    add(
+        "--chains",
+        type=int,
+        default=usual.num_chains,
+        metavar="C",
+        help="chains of each run, a multiple of 8 (default: %(default)s)",
+    )
+    budget = parser.add_mutually_exclusive_group()
+    for name, kind, line in (
+        ("gradients", int, f"gradients of each chain in each run (default: {usual.amount})"),
+        ("draws", int, "or draws of each chain in each run, all of which are kept"),
+        ("seconds", float, "or seconds of each run, about; figures then depend on the machine"),
+    ):
+        budget.add_argument(f"--{name}", type=kind, metavar=name[0].upper(), help=line)
+    add("--warmup", type=int, default=usual.num_warmup, metavar="W", help="steps of warm-up (default: %(default)s)")
     add("--seed", type=int, default=usual.seed, metavar="S", help="seeds everything (default: %(default)s)")
     add("--dtype", choices=("float64", "float32"), default="float64", help="of the chains (default: %(default)s)")
+    add("--device", default=usual.device, metavar="NAME", help="such as cuda (default: %(default)s)")
+    add("--export", type=Path, metavar="DIR", help="write all draws there, a file of numpy for each cell")
+    add("--fresh", action="store_true", help="measure everything anew")
     parser.set_defaults(run=_samplers)
 
 
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("old", type=Path, metavar="OLD", help="samplers.json of the earlier run")
+    add("new", type=Path, metavar="NEW", help="of the later one")
+    add(
+        "--tolerance",
+        type=float,
+        default=compare.TOLERANCE,
+        metavar="SHARE",
+        help="smallest change that matters, as a share of the old value (default: %(default)s)",
+    )
+    add("--fail-on-regression", action="store_true", help="end with status 1 where a figure is worse")
+    parser.set_defaults(run=_compare)
+
+
 def _add_exactness(parser: argparse.ArgumentParser) -> None:
+    _add_out(parser)
     add = parser.add_argument
     add("--densities", nargs="+", default=list(DENSITIES), metavar="NAME", help=f"of {', '.join(DENSITIES)}")
     kernels = exactness.KERNELS
@@ -160,6 +233,7 @@ def _add_exactness(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_digits(parser: argparse.ArgumentParser) -> None:
+    _add_out(parser)
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="S", help="one run each (default: 0 1 2)"
     )
@@ -178,46 +252,92 @@ def _exactness(options: argparse.Namespace) -> int:
         content = {"settings": exactness.settings(), "rows": rows, "summary": exactness.summary(rows)}
         results.write({"benchmark": "exactness", **content, "provenance": origin}, path)
 
-    rows = exactness.run(wanted, _kept_rows(path, origin["commit"]), on_row=store, show_progress=True)
+    rows = exactness.run(
+        wanted, results.kept_rows(path, exactness.settings(), origin), on_row=store, show_progress=True
+    )
     print(exactness.table(rows))
     figures = exactness.summary(rows)
     print(f"{figures['num_passed']} of {figures['num_cases']} cases passed   figures: {path}")
     return 0 if figures["num_passed"] == figures["num_cases"] else 1
 
 
-def _kept_rows(path: Path, commit: str | None) -> dict[str, Any]:
-    """Rows of an interrupted run of the same commit and settings."""
-    if not path.exists():
-        return {}
-    stored = results.read(path)
-    same = stored.get("settings") == exactness.settings() and stored.get("provenance", {}).get("commit") == commit
-    return dict(stored["rows"]) if same and commit is not None else {}
-
-
 def _samplers(options: argparse.Namespace) -> None:
-    settings = samplers.Settings(
+    settings = _settings(options)
+    densities = [make_density(name) for name in _distinct("--densities", options.densities)]
+    kernels = {name: make_contender(name) for name in _distinct("--kernels", options.kernels)}
+    out = options.out or results.default_folder()
+    pictures, path = out / "pictures", out / "samplers.json"
+    for folder in (pictures / "points", *filter(None, [options.export])):
+        results.make_folder(folder)
+    torch.set_num_threads(1)  # small tensors are fastest so, and results then do not depend on the machine's cores
+    origin = results.provenance([settings.seed], settings.device)
+
+    def points_of(name: str) -> Path:
+        return pictures / "points" / f"{_file_name(name)}.npy"
+
+    def exported(name: str) -> list[Path]:
+        return [options.export / f"{_file_name(name)}.npz"] if options.export else []
+
+    def store(rows: Mapping[str, samplers.Row], name: str, draws: samplers.Draws) -> None:
+        """Write a row last: whoever reads it finds the rest of its cell."""
+        with results.replacing(points_of(name)) as file:
+            np.save(file, some_points(draws.from_truth).numpy())
+        for target in exported(name):
+            with results.replacing(target) as file:
+                np.savez(file, **{run: values.cpu().numpy() for run, values in draws._asdict().items()})
+        results.write(samplers.report(rows, settings) | {"provenance": origin}, path)
+
+    def draw(density: Density, rows: Mapping[str, samplers.Row]) -> None:
+        own = {row.kernel: name for name, row in rows.items() if row.density == density.name}
+        points = {kernel: torch.from_numpy(np.load(points_of(name))) for kernel, name in own.items()}
+        draws_over_density(density, points, pictures / f"{density.name}.png")
+        curves = {kernel: rows[name].curve for kernel, name in own.items()}
+        error_against_gradients(density.name, curves, pictures / f"{density.name}-error.png")
+
+    stored = {} if options.fresh else results.kept_rows(path, settings.as_json(), origin)
+    done = {
+        name: samplers.Row.from_json(row)
+        for name, row in stored.items()
+        if all(file.exists() for file in (points_of(name), *exported(name)))
+    }
+    rows = samplers.benchmark(densities, kernels, settings, done=done, on_cell=store, on_density=draw)
+    with results.replacing(path.with_suffix(".md")) as file:
+        file.write(samplers.markdown_table(list(rows.values())).encode() + b"\n")
+    print(samplers.table([rows[samplers.cell_name(d.name, k)] for d in densities for k in kernels]))
+    print(f"figures: {path}   table: {path.with_suffix('.md')}   pictures: {pictures}")
+
+
+def _settings(options: argparse.Namespace) -> samplers.Settings:
+    usual = samplers.Settings()
+    given = [(name, getattr(options, name)) for name in get_args(samplers.Budget)]
+    budget, amount = next((pair for pair in given if pair[1] is not None), (usual.budget, usual.amount))
+    return samplers.Settings(
+        budget=budget,
+        amount=amount,
         num_chains=options.chains,
-        num_draws=options.draws,
         num_warmup=options.warmup,
         seed=options.seed,
         dtype=getattr(torch, options.dtype),
+        device=options.device,
     )
-    densities = [make_density(name) for name in _distinct("--densities", options.densities)]
-    kernels = {name: samplers.make_contender(name) for name in _distinct("--kernels", options.kernels)}
-    out = options.out or results.default_folder()
-    pictures = out / "pictures"
-    results.make_folder(pictures)
-    torch.set_num_threads(1)  # small tensors are fastest so, and results then do not depend on the machine's cores
-    rows = samplers.benchmark(
-        densities,
-        kernels,
-        settings,
-        on_density=lambda density, draws: draws_over_density(density, draws, pictures / f"{density.name}.png"),
+
+
+def _file_name(cell: str) -> str:
+    return cell.replace("/", "-")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    old, new = (results.read(path) for path in (options.old, options.new))
+    found = compare.compare(old, new, tolerance=options.tolerance)
+    for note in found.notes:
+        print(note)
+    if found.changes:
+        print(compare.table(found.changes))
+    print(
+        f"{found.num_compared} figures compared: {len(found.changes)} changed, {found.num_worse} for the worse; "
+        f"{found.num_unclear} more have no standard error"
     )
-    print(samplers.table(rows))
-    path = out / "samplers.json"
-    results.write(samplers.report(rows, settings) | {"provenance": results.provenance([settings.seed])}, path)
-    print(f"figures: {path}   pictures: {pictures}")
+    return 1 if options.fail_on_regression and found.num_worse else 0
 
 
 def _digits(options: argparse.Namespace) -> None:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import torch
 
+import lamina.samplers
 from lamina.samplers import LaminaError
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
+_SAME = ("code", "torch", "device", "cpu")
 
 
 class ResultsError(LaminaError, ValueError):
@@ -30,15 +35,17 @@ def default_folder() -> Path:
     return in_checkout if in_checkout.is_dir() else Path("results")
 
 
-def provenance(seeds: Sequence[int]) -> dict[str, Any]:
+def provenance(seeds: Sequence[int], device: str = "cpu") -> dict[str, Any]:
     """What made a result: code, versions, machine, seeds, date.
 
     Args:
         seeds: Seeds of the benchmark.
+        device: Where it ran.
 
     Returns:
-        For JSON. `commit` is None where Lamina does not run from a git checkout of its own; `is_modified` says
-        whether files there, results apart, differed from the commit.
+        For JSON. `code` is a digest of all of `lamina.samplers` and `lamina.benchmarks`. `commit` is None where Lamina
+        does not run from a git checkout of its own; `is_modified` says whether files there, results apart, differed
+        from the commit.
     """
     commit = _git("rev-parse", "HEAD") if _git("rev-parse", "--show-toplevel") == str(_CHECKOUT) else None
     return {
@@ -46,11 +53,12 @@ def provenance(seeds: Sequence[int]) -> dict[str, Any]:
         "is_modified": None
         if commit is None
         else bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results")),
+        "code": _code_digest(),
         "lamina": version("lamina"),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": "cpu",
+        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device,
         "cpu": _cpu_model(),
         "num_threads": torch.get_num_threads(),
         "seeds": list(seeds),
@@ -72,6 +80,26 @@ def make_folder(folder: Path) -> None:
         raise ResultsError(f"{folder} cannot be written to. Choose another --out, or fix its permissions.")
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` once it is whole, or not at all.
+
+    Raises:
+        ResultsError: If it cannot be written; an earlier file survives.
+    """
+    aside = path.with_name(f".{path.name}.part")  # one name, so that what a kill left behind is written over
+    try:
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise ResultsError(f"{path} cannot be written: {error}. Free some space, or choose another folder.") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def write(content: Mapping[str, Any], path: Path) -> None:
     """Write JSON, whole or not at all; numbers that are not finite become null, which every reader knows.
 
@@ -82,18 +110,8 @@ def write(content: Mapping[str, Any], path: Path) -> None:
     Raises:
         ResultsError: If the file cannot be written; an earlier one survives.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            json.dump(_finite(content), file, indent=2, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        raise ResultsError(f"{path} cannot be written: {error}. Free some space, or choose another --out.") from error
-    finally:
-        aside.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(json.dumps(_finite(content), indent=2, allow_nan=False).encode() + b"\n")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -109,6 +127,25 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ResultsError(f"{path} cannot be read: wanted a JSON object; got {type(content).__name__}.")
     return content
+
+
+def kept_rows(path: Path, settings: Mapping[str, Any], origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows that an interrupted run left, by name; none unless it ran the same code on the same machine alike.
+
+    Args:
+        path: Of the results, which may not exist.
+        settings: What rows must share to stand in one file.
+        origin: `provenance` of the run that would go on.
+
+    Raises:
+        ResultsError: If there is a file that cannot be read.
+    """
+    if not path.exists():
+        return {}
+    stored = read(path)
+    made_by = stored.get("provenance", {})
+    is_same = all(made_by.get(name) == origin[name] for name in _SAME) and stored.get("settings") == settings
+    return dict(stored["rows"]) if is_same else {}
 
 
 def _finite(value: Any) -> Any:
@@ -130,6 +167,16 @@ def _git(*arguments: str) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+@functools.cache  # what has been imported stays as it is, whatever happens to the files
+def _code_digest() -> str:
+    """Changes whenever a line of the samplers or the benchmarks does, committed or not."""
+    digest = hashlib.sha256()
+    for root in (Path(lamina.samplers.__file__).parent, Path(__file__).parent):
+        for source in sorted(root.rglob("*.py")):
+            digest.update(str(source.relative_to(root)).encode() + b"\0" + source.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def _cpu_model() -> str:

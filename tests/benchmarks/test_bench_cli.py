@@ -11,8 +11,8 @@ import torch
 
 from lamina.benchmarks import results
 from lamina.benchmarks.cli import main
-from lamina.benchmarks.densities import DENSITIES
-from lamina.samplers import KERNELS
+from lamina.benchmarks.densities import density_names
+from lamina.samplers.registry import kernel_names
 
 
 def help_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -27,8 +27,11 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     assert "examples:" in top
     assert "lamina-bench samplers --densities banana" in top
     samplers = help_of(["samplers"], capsys)
-    assert all(name in samplers for name in (*DENSITIES, *KERNELS, "columns:", "examples:"))
+    words = (*density_names(), *kernel_names(), "columns:", "examples:", "--gradients", "--export", "--device")
+    assert all(word in samplers for word in words)
     assert "benchmarks/results" in " ".join(samplers.split())
+    compare = help_of(["compare"], capsys)
+    assert all(word in compare for word in ("OLD", "NEW", "--fail-on-regression", "standard error", "examples:"))
     digits = help_of(["digits"], capsys)
     assert all(name in digits for name in ("rivals:", "columns:", "--max-steps", "examples:"))
 
@@ -44,8 +47,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["samplers", "--densities", "bananna"], "Did you mean 'banana'?"),
-        (["samplers", "--kernels", "hcm"], "unknown kernel 'hcm'. Did you mean 'hmc'?"),
-        (["samplers", "--draws", "3"], "the number of draws must be an integer of at least 4; got 3"),
+        (["samplers", "--kernels", "hcm"], "unknown kernel 'hcm'. Did you mean 'hmc'"),
+        (["samplers", "--draws", "3"], "the number of draws must be an integer of at least 8; got 3"),
+        (["samplers", "--chains", "30"], "must be a multiple of 8, as so many share a start; got 30. Take 32."),
+        (["samplers", "--chains", "4"], "the number of chains must be an integer of at least 16; got 4"),
+        (["samplers", "--gradients", "0"], "the number of gradients must be positive"),
+        (["samplers", "--seconds", "-1"], "the number of seconds must be positive"),
+        (["samplers", "--device", "nowhere"], "there is no device 'nowhere' here"),
         (["samplers", "--seed", "-1"], "the seed must be"),
         (["samplers", "--kernels", "hmc", "hmc"], "--kernels must name each one once"),
         (["digits", "--seeds", "1", "1"], "--seeds must name each one once"),
@@ -65,7 +73,12 @@ def test_wrong_options_end_with_2_and_say_why(
 
 
 def test_no_command_and_unknown_choice_are_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([], ["samplers", "--dtype", "float16"], ["digits", "--seeds", "one"]):
+    for arguments in (
+        [],
+        ["samplers", "--dtype", "float16"],
+        ["samplers", "--draws", "9", "--seconds", "1"],
+        ["digits", "--seeds", "one"],
+    ):
         with pytest.raises(SystemExit) as ended:
             main(arguments)
         assert ended.value.code == 2
