@@ -14,14 +14,18 @@
 torch.Size([100, 200, 2])
 """
 
-from .adaptation import Adaptation
-from .ais import AISReport, Bracket, ais, reverse_ais
-from .annealing import Base, NormalBase, Schedule, tune
-from .barker import Barker
-from .blocks import Blocks, BlocksParams
+from .adaptation.base import Adaptation
+from .adaptation.chees import ChEES
+from .adaptation.dual_averaging import DualAveraging, DualAveragingState
+from .adaptation.ladder import LadderAdaptation, geometric_ladder
+from .adaptation.meads import MEADS
+from .adaptation.microcanonical import Microcanonical
+from .adaptation.tracking import Tracking
+from .adaptation.windows import Windows
+from .annealing.ais import AISReport, Bracket, ais, reverse_ais
+from .annealing.path import Base, NormalBase, Schedule, tune
+from .annealing.smc import SMCReport, smc
 from .chains import Chains
-from .chees import ChEES
-from .clipped import Clipped
 from .diagnostics import (
     DiagnosticWarning,
     Summary,
@@ -43,8 +47,10 @@ from .diagnostics import (
     rhat_folded,
     summary,
 )
+from .diagnostics.export import to_arviz
+from .diagnostics.plots import plot_autocorrelation, plot_draws, plot_energy, plot_pairs, plot_rank, plot_trace
+from .diagnostics.streaming import StreamingDiagnostics, StreamingMoments
 from .driver import Run, Samples, run, sample
-from .dual_averaging import DualAveraging, DualAveragingState
 from .energy import Energy, HasValueAndGrad, Target, from_log_prob
 from .errors import (
     EnergyError,
@@ -56,26 +62,29 @@ from .errors import (
     StateError,
     UnknownNameError,
 )
-from .export import to_arviz
-from .ghmc import GHMC, GHMCParams
-from .hmc import HMC, HMCParams
-from .kernel import Info, InfoLike, Kernel, Params, State, StateLike
-from .ladder import LadderAdaptation, geometric_ladder
-from .langevin import LangevinParams
-from .mala import MALA
-from .malt import MALT
-from .mams import MAMS, MAMSParams
-from .mclmc import MCLMC, MCLMCParams
-from .meads import MEADS
-from .microcanonical import Microcanonical
-from .momentum import MomentumState
+from .kernel import Info, InfoLike, Kernel, Params, PlainKernel, State, StateLike
+from .kernels.barker import Barker
+from .kernels.blocks import Blocks, BlocksParams
+from .kernels.clipped import Clipped
+from .kernels.ghmc import GHMC, GHMCParams
+from .kernels.hmc import HMC, HMCInfo, HMCParams
+from .kernels.langevin import LangevinParams
+from .kernels.mala import MALA
+from .kernels.malt import MALT
+from .kernels.mams import MAMS, MAMSParams
+from .kernels.mclmc import MCLMC, MCLMCParams
+from .kernels.momentum import MomentumState
+from .kernels.noise_free import NoiseFreeLangevin
+from .kernels.nuts import NUTS, NUTSInfo, NUTSParams
+from .kernels.randomised_hmc import RandomisedHMC, RandomisedHMCInfo, RandomisedHMCParams
+from .kernels.rwm import RWM
+from .kernels.tempering import ParallelTempering, TemperingParams
+from .kernels.ula import ULA
+from .kernels.underdamped import FrictionParams, UnderdampedLangevin
+from .kernels.walk import WalkParams
 from .noise import CounterNoise, GeneratorNoise, NoiseSource, ReplayNoise, Site, Stream
-from .noise_free import NoiseFreeLangevin
-from .nuts import NUTS, NUTSInfo, NUTSParams
-from .plots import plot_autocorrelation, plot_draws, plot_energy, plot_pairs, plot_rank, plot_trace
 from .position import Layout, Position
 from .progress import Progress, progress
-from .randomised_hmc import RandomisedHMC, RandomisedHMCInfo, RandomisedHMCParams
 from .registry import (
     COMPOUND_KERNELS,
     KERNELS,
@@ -88,17 +97,8 @@ from .registry import (
     kernel_to_dict,
     make_kernel,
 )
-from .rwm import RWM
-from .smc import SMCReport, smc
 from .step_size import noise_scale_from_step_size, step_size_from_noise_scale
-from .streaming import StreamingDiagnostics, StreamingMoments
-from .tempering import ParallelTempering, TemperingParams
-from .tracking import Tracking
-from .ula import ULA
-from .underdamped import FrictionParams, UnderdampedLangevin
-from .walk import WalkParams
 from .warmup import WarmupReport
-from .windows import Windows
 
 __all__ = [
     "COMPOUND_KERNELS",
@@ -132,6 +132,7 @@ __all__ = [
     "FrictionParams",
     "GHMCParams",
     "GeneratorNoise",
+    "HMCInfo",
     "HMCParams",
     "HasValueAndGrad",
     "Info",
@@ -157,6 +158,7 @@ __all__ = [
     "Params",
     "PluginError",
     "PluginWarning",
+    "PlainKernel",
     "Position",
     "PositionError",
     "Progress",

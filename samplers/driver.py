@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .adaptation import Adaptation
+from .adaptation.base import Adaptation
 from .chains import Chains
 from .checks import check_count
 from .diagnostics import MIN_EBFMI, Summary, ebfmi, summary

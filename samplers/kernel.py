@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, 
 from torch import Tensor
 
 from .energy import Target
+from .metric import factorise
 from .noise import Site
 from .position import Position
+from .step_size import step_size_tensor
 
 if TYPE_CHECKING:
-    from .adaptation import Adaptation
+    from .adaptation.base import Adaptation
 
 Noise: TypeAlias = Mapping[str, Any]
 """The filled noise sites of one step: (C, D) or (C, width) each; a `Stream` where a site is indexed."""
@@ -230,10 +232,39 @@ class Kernel(ABC, Generic[ParamsT]):
 
     def default_adaptation(self) -> Adaptation:
         """How `sample` adapts the kernel's parameters where nothing else is asked for."""
-        from .dual_averaging import DualAveraging  # adaptations know kernels
+        from .adaptation.dual_averaging import DualAveraging  # adaptations know kernels
 
         return DualAveraging()
 
     def notes(self, means: Mapping[str, Tensor]) -> tuple[str, ...]:
         """What a run was like, in words, from the means of its `counted` fields, (C, width) each."""
         return ()
+
+
+class PlainKernel(Kernel[ParamsT]):
+    """A kernel with one step size and an inverse mass; all it has to add to its parameters is in `make_params`.
+
+    Attributes:
+        step_size: Where adaptation starts, and the step size where there is none.
+    """
+
+    step_size: float
+
+    def init_params(
+        self,
+        position: Position,
+        *,
+        step_size: float | Tensor | None = None,
+        inverse_mass: Position | None = None,
+    ) -> ParamsT:
+        """See `Kernel.init_params`."""
+        factor = factorise(inverse_mass, position)
+        return self.make_params(step_size_tensor(self.step_size if step_size is None else step_size, factor), factor)
+
+    @abstractmethod
+    def make_params(self, step_size: Tensor, factor: Tensor) -> ParamsT:
+        """The parameters with this step size, 0-d or a column, and this factor of the inverse mass."""
+
+    def init(self, target: Target, position: Tensor, params: ParamsT) -> StateLike:
+        """See `Kernel.init`."""
+        return State(position, *target(position))

@@ -13,24 +13,24 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from .barker import Barker
-from .blocks import Blocks
-from .clipped import Clipped
 from .errors import LaminaError, ParameterError, UnknownNameError
-from .ghmc import GHMC
-from .hmc import HMC
 from .kernel import Kernel
-from .mala import MALA
-from .malt import MALT
-from .mams import MAMS
-from .mclmc import MCLMC
-from .noise_free import NoiseFreeLangevin
-from .nuts import NUTS
-from .randomised_hmc import RandomisedHMC
-from .rwm import RWM
-from .tempering import ParallelTempering
-from .ula import ULA
-from .underdamped import UnderdampedLangevin
+from .kernels.barker import Barker
+from .kernels.blocks import Blocks
+from .kernels.clipped import Clipped
+from .kernels.ghmc import GHMC
+from .kernels.hmc import HMC
+from .kernels.mala import MALA
+from .kernels.malt import MALT
+from .kernels.mams import MAMS
+from .kernels.mclmc import MCLMC
+from .kernels.noise_free import NoiseFreeLangevin
+from .kernels.nuts import NUTS
+from .kernels.randomised_hmc import RandomisedHMC
+from .kernels.rwm import RWM
+from .kernels.tempering import ParallelTempering
+from .kernels.ula import ULA
+from .kernels.underdamped import UnderdampedLangevin
 
 KERNELS: dict[str, type[Kernel[Any]]] = {
     "rwm": RWM,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .adaptation import Adaptation
+from .adaptation.base import Adaptation
 from .eager import Eager
 from .kernel import StateLike
 from .progress import Progress

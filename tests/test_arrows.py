@@ -71,12 +71,12 @@ def test_imports_run_one_way() -> None:
 @pytest.mark.parametrize(
     ("file", "code", "found"),
     [
-        ("samplers/hmc.py", "from lamina.models import Prior", "lamina.models.Prior"),
+        ("samplers/kernels/hmc.py", "from lamina.models import Prior", "lamina.models.Prior"),
         ("samplers/__init__.py", "from ..models import Prior", "lamina.models.Prior"),
-        ("samplers/hmc.py", "from .. import trainers", "lamina.trainers"),
-        ("samplers/hmc.py", "from lamina import benchmarks", "lamina.benchmarks"),
-        ("samplers/hmc.py", "def f():\n    import lamina.trainers.loop", "lamina.trainers.loop"),
-        ("samplers/hmc.py", "import lamina", "lamina"),
+        ("samplers/kernels/hmc.py", "from .. import trainers", "lamina.trainers"),
+        ("samplers/kernels/hmc.py", "from lamina import benchmarks", "lamina.benchmarks"),
+        ("samplers/kernels/hmc.py", "def f():\n    import lamina.trainers.loop", "lamina.trainers.loop"),
+        ("samplers/kernels/hmc.py", "import lamina", "lamina"),
         ("models/prior.py", "from lamina.trainers.loop import train", "lamina.trainers.loop.train"),
         ("trainers/schemes/base.py", "from ...benchmarks.densities import Banana", f"{DENSITIES}.Banana"),
         ("benchmarks/densities/base.py", "from lamina.models import Prior", "lamina.models.Prior"),
@@ -85,7 +85,7 @@ def test_imports_run_one_way() -> None:
 )
 def test_a_wrong_arrow_is_found(tmp_path: Path, file: str, code: str, found: str) -> None:
     allowed = {
-        "samplers/mala.py": "import torch\nfrom .hmc import HMC\nfrom . import hmc",
+        "samplers/kernels/mala.py": "import torch\nfrom .hmc import HMC\nfrom . import hmc",
         "models/gaussian.py": "from lamina.samplers import HMC",
         "trainers/schemes/plan.py": "from ..loop import train\nfrom ...models import Prior",
         "benchmarks/densities/banana.py": "from .base import Density\nfrom lamina.samplers.errors import LaminaError",

@@ -12,7 +12,7 @@ from lamina.benchmarks.cli import main
 from lamina.samplers import KERNELS, MALA, Info, State, Target
 from lamina.samplers.accept import accept, log_ratio
 from lamina.samplers.kernel import Noise
-from lamina.samplers.langevin import LangevinParams, propose
+from lamina.samplers.kernels.langevin import LangevinParams, propose
 
 ARGUMENTS = ["exactness", "--densities", "log_gamma", "--kernels", "mala"]
 

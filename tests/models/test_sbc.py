@@ -27,10 +27,10 @@ from lamina.models import (
 )
 from lamina.samplers import HMC, MALA, ULA, Info, Kernel, ParameterError, State, Target
 from lamina.samplers.accept import accept, log_ratio
-from lamina.samplers.blocks import Blocks
-from lamina.samplers.calibration import CalibrationReport, check_calibration, sbc_ranks
 from lamina.samplers.kernel import Noise
-from lamina.samplers.langevin import LangevinParams, propose
+from lamina.samplers.kernels.blocks import Blocks
+from lamina.samplers.kernels.langevin import LangevinParams, propose
+from lamina.samplers.testing.calibration import CalibrationReport, check_calibration, sbc_ranks
 
 D1, D2, IMAGE, SIGMA = 2, 2, (1, 1, 3), 0.3
 NUM_REPLICATES = 10_000

@@ -29,7 +29,7 @@ from lamina.samplers import (
 )
 from lamina.samplers.accept import accept
 from lamina.samplers.kernel import Noise
-from lamina.samplers.langevin import LangevinKernel, LangevinParams, propose
+from lamina.samplers.kernels.langevin import LangevinKernel, LangevinParams, propose
 
 NUM_CHAINS, DIM = 50, 5
 KERNELS: list[Kernel[Any]] = [MALA(), HMC(num_leapfrog_steps=3)]

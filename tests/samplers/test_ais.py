@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from lamina.benchmarks.densities import DENSITIES, Density, Funnel, Gaussian, LogGamma, Rosenbrock, make_density
 from lamina.models import GaussianHierarchy, JointEBMPrior, LayerEnergies, MLPGaussian, seeded_init
 from lamina.samplers import HMC, MALA, ULA, EnergyError, Kernel, ParameterError, PositionError
-from lamina.samplers.ais import AISReport, Bracket, ais, reverse_ais
-from lamina.samplers.annealing import Base, NormalBase, Schedule, tune
-from lamina.samplers.ghmc import GHMC
-from lamina.samplers.rwm import RWM
+from lamina.samplers.annealing.ais import AISReport, Bracket, ais, reverse_ais
+from lamina.samplers.annealing.path import Base, NormalBase, Schedule, tune
+from lamina.samplers.kernels.ghmc import GHMC
+from lamina.samplers.kernels.rwm import RWM
 
 NUM_CHECKS = 64  # upper bound on the comparisons in this file
 Z_LIMIT = math.sqrt(2) * float(special.erfcinv(1e-6 / NUM_CHECKS))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from lamina.samplers import GeneratorNoise, Layout, Target
-from lamina.samplers.barker import Barker
+from lamina.samplers.kernels.barker import Barker
 
 DIM = 3
 COVARIANCE = torch.tensor([[1.0, 0.3, 0.1], [0.3, 0.8, 0.0], [0.1, 0.0, 0.3]], dtype=torch.float64)

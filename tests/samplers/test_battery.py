@@ -15,24 +15,24 @@ import torch
 from torch import Tensor
 
 from lamina.samplers import HMC, KERNELS, MALA, NUTS, ULA, Kernel, Position, State, Target
-from lamina.samplers.barker import Barker
-from lamina.samplers.blocks import Blocks
-from lamina.samplers.clipped import Clipped
-from lamina.samplers.ghmc import GHMC
-from lamina.samplers.leapfrog import leapfrog
-from lamina.samplers.malt import MALT
-from lamina.samplers.mams import MAMS
-from lamina.samplers.mclmc import MCLMC
+from lamina.samplers.kernels.barker import Barker
+from lamina.samplers.kernels.blocks import Blocks
+from lamina.samplers.kernels.clipped import Clipped
+from lamina.samplers.kernels.ghmc import GHMC
+from lamina.samplers.kernels.leapfrog import leapfrog
+from lamina.samplers.kernels.malt import MALT
+from lamina.samplers.kernels.mams import MAMS
+from lamina.samplers.kernels.mclmc import MCLMC
+from lamina.samplers.kernels.noise_free import NoiseFreeLangevin
+from lamina.samplers.kernels.randomised_hmc import RandomisedHMC
+from lamina.samplers.kernels.rwm import RWM
+from lamina.samplers.kernels.tempering import ParallelTempering
+from lamina.samplers.kernels.underdamped import UnderdampedLangevin
 from lamina.samplers.metric import factorise
-from lamina.samplers.noise_free import NoiseFreeLangevin
 from lamina.samplers.position import Layout
-from lamina.samplers.randomised_hmc import RandomisedHMC
 from lamina.samplers.registry import COMPOUND_KERNELS
-from lamina.samplers.rwm import RWM
-from lamina.samplers.tempering import ParallelTempering
 from lamina.samplers.testing import CDF, TARGETS, Report, Skewed, SmallTarget, check_integrator, check_kernel
 from lamina.samplers.testing.contract import MASSES
-from lamina.samplers.underdamped import UnderdampedLangevin
 
 SIMPLE: Mapping[str, Kernel[Any]] = {
     "ula": ULA(step_size=0.1),

@@ -31,14 +31,14 @@ from lamina.samplers import (
     run,
     sample,
 )
-from lamina.samplers.barker import Barker
-from lamina.samplers.blocks import Blocks
-from lamina.samplers.clipped import Clipped
-from lamina.samplers.ghmc import GHMC
-from lamina.samplers.mams import MAMS
+from lamina.samplers.kernels.barker import Barker
+from lamina.samplers.kernels.blocks import Blocks
+from lamina.samplers.kernels.clipped import Clipped
+from lamina.samplers.kernels.ghmc import GHMC
+from lamina.samplers.kernels.mams import MAMS
+from lamina.samplers.kernels.nuts import NUTS
+from lamina.samplers.kernels.rwm import RWM
 from lamina.samplers.noise import CounterNoise
-from lamina.samplers.nuts import NUTS
-from lamina.samplers.rwm import RWM
 from lamina.samplers.testing import check_invariance
 
 NUM_CHAINS = 20_000

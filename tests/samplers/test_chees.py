@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lamina.samplers import MALA, DualAveraging, ParameterError, sample
-from lamina.samplers.chees import ChEES, chees_gradient
-from lamina.samplers.randomised_hmc import RandomisedHMC, RandomisedHMCInfo
-from lamina.samplers.windows import Windows
+from lamina.samplers.adaptation.chees import ChEES, chees_gradient
+from lamina.samplers.adaptation.windows import Windows
+from lamina.samplers.kernels.randomised_hmc import RandomisedHMC, RandomisedHMCInfo
 
 
 def oscillators(time: Tensor) -> tuple[Tensor, RandomisedHMCInfo]:
@@ -22,7 +22,9 @@ def oscillators(time: Tensor) -> tuple[Tensor, RandomisedHMCInfo]:
     accept = torch.rand(50, 1, generator=generator, dtype=torch.float64)
     cos, sin = torch.cos(time), torch.sin(time)
     blank = torch.zeros_like(time)
-    return x, RandomisedHMCInfo(accept, blank, blank, blank, blank, blank, blank, time, cos * x + sin * v, cos * v - sin * x)
+    return x, RandomisedHMCInfo(
+        accept, blank, blank, blank, blank, blank, blank, time, cos * x + sin * v, cos * v - sin * x
+    )
 
 
 def test_gradient_is_the_derivative_of_the_criterion() -> None:

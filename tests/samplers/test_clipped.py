@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from lamina.samplers import HMC, MALA, ULA, GeneratorNoise, Layout, ParameterError, State, Target
-from lamina.samplers.clipped import Clipped, ClippedTarget
-from lamina.samplers.ghmc import GHMC
-from lamina.samplers.leapfrog import leapfrog
-from lamina.samplers.rwm import RWM
+from lamina.samplers.kernels.clipped import Clipped, ClippedTarget
+from lamina.samplers.kernels.ghmc import GHMC
+from lamina.samplers.kernels.leapfrog import leapfrog
+from lamina.samplers.kernels.rwm import RWM
 
 DIM = 3
 

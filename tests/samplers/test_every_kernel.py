@@ -17,16 +17,16 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from lamina.benchmarks.densities import Banana, Density, Funnel, GaussianMixture, LogGamma
 from lamina.samplers import HMC, MALA, ULA, Chains, GeneratorNoise, Kernel, Layout, Target, run, sample
 from lamina.samplers.accept import accept
-from lamina.samplers.barker import Barker
-from lamina.samplers.clipped import Clipped
-from lamina.samplers.ghmc import GHMC
 from lamina.samplers.kernel import Info, Noise, State
-from lamina.samplers.malt import MALT
-from lamina.samplers.noise_free import NoiseFreeLangevin
-from lamina.samplers.rwm import RWM
+from lamina.samplers.kernels.barker import Barker
+from lamina.samplers.kernels.clipped import Clipped
+from lamina.samplers.kernels.ghmc import GHMC
+from lamina.samplers.kernels.malt import MALT
+from lamina.samplers.kernels.noise_free import NoiseFreeLangevin
+from lamina.samplers.kernels.rwm import RWM
+from lamina.samplers.kernels.underdamped import UnderdampedLangevin
+from lamina.samplers.kernels.walk import WalkParams
 from lamina.samplers.testing import InvarianceReport, check_invariance
-from lamina.samplers.underdamped import UnderdampedLangevin
-from lamina.samplers.walk import WalkParams
 
 NUM_CHAINS = 25_000
 NUM_STEPS = 4

@@ -23,7 +23,7 @@ from lamina.samplers import (
     rhat,
     sample,
 )
-from lamina.samplers.export import to_arviz
+from lamina.samplers.diagnostics.export import to_arviz
 from lamina.samplers.position import Position
 
 

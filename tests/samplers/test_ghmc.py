@@ -11,9 +11,9 @@ from torch import Tensor
 from lamina.benchmarks.densities import LogGamma
 from lamina.samplers import HMC, GeneratorNoise, Layout, ParameterError, Target, run
 from lamina.samplers.accept import accept
-from lamina.samplers.ghmc import GHMC, GHMCParams
 from lamina.samplers.kernel import Info, Noise
-from lamina.samplers.momentum import MomentumState, propose
+from lamina.samplers.kernels.ghmc import GHMC, GHMCParams
+from lamina.samplers.kernels.momentum import MomentumState, propose
 from lamina.samplers.testing import dkw_half_width, ks_one_sample
 
 DENSITY = LogGamma(dim=2)

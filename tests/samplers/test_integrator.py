@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from lamina.samplers import HMC, MALA, State, Target
-from lamina.samplers.leapfrog import leapfrog
+from lamina.samplers.kernels.leapfrog import leapfrog
 from lamina.samplers.metric import factorise
 from lamina.samplers.position import Layout
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lamina.benchmarks.densities import make_density
 from lamina.samplers import GHMC, HMC, MEADS, ParameterError, mcse_mean, sample
-from lamina.samplers.meads import _largest_eigenvalue
+from lamina.samplers.adaptation.meads import _largest_eigenvalue
 
 SCALES = torch.tensor([0.1, 1.0, 10.0, 3.0], dtype=torch.float64)
 

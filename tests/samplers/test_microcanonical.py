@@ -22,7 +22,7 @@ from lamina.samplers import (
     run,
     sample,
 )
-from lamina.samplers.isokinetic import isokinetic_step, unit
+from lamina.samplers.kernels.isokinetic import isokinetic_step, unit
 from lamina.samplers.metric import factorise
 from lamina.samplers.testing import check_invariance
 

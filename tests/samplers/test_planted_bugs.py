@@ -19,10 +19,10 @@ from torch import Tensor
 
 from lamina.samplers import HMC, MALA, Info, Kernel, Position, Site, State, Target
 from lamina.samplers.accept import accept, half_square, log_ratio
-from lamina.samplers.hmc import HMCInfo, HMCParams
 from lamina.samplers.kernel import Noise
-from lamina.samplers.langevin import LangevinKernel, LangevinParams, propose
-from lamina.samplers.leapfrog import leapfrog
+from lamina.samplers.kernels.hmc import HMCInfo, HMCParams
+from lamina.samplers.kernels.langevin import LangevinKernel, LangevinParams, propose
+from lamina.samplers.kernels.leapfrog import leapfrog
 from lamina.samplers.metric import from_white, to_white
 from lamina.samplers.testing import CDF, TARGETS, Banana, Report, Skewed, SmallTarget, check_kernel
 from lamina.samplers.testing.contract import CONTRACT, NUM_CHAINS, Bench, Finding, contract_findings

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lamina.samplers import MissingExtraError, ParameterError
 from lamina.samplers.diagnostics import DiagnosticWarning, autocorrelation, ebfmi
-from lamina.samplers.plots import (
+from lamina.samplers.diagnostics.plots import (
     CONTOUR_MASSES,
     MAX_CHAINS,
     MAX_ENTRIES,

@@ -16,9 +16,9 @@ from torch import Tensor
 from lamina.benchmarks import exactness
 from lamina.benchmarks.densities import Banana, Funnel, GaussianMixture, LogGamma
 from lamina.samplers import GeneratorNoise, Kernel, Layout, ParameterError, State, Target, run, sample
-from lamina.samplers.chees import ChEES
+from lamina.samplers.adaptation.chees import ChEES
 from lamina.samplers.kernel import Noise, with_factor
-from lamina.samplers.randomised_hmc import RandomisedHMC, RandomisedHMCInfo, RandomisedHMCParams
+from lamina.samplers.kernels.randomised_hmc import RandomisedHMC, RandomisedHMCInfo, RandomisedHMCParams
 from lamina.samplers.testing import InvarianceReport, check_invariance
 
 NUM_CHAINS = 20_000

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lamina.samplers import HMC, MALA, Kernel, LaminaError, ParameterError, UnknownNameError
-from lamina.samplers.blocks import Blocks
+from lamina.samplers.kernels.blocks import Blocks
 from lamina.samplers.registry import (
     COMPOUND_KERNELS,
     KERNELS,

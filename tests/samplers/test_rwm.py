@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from lamina.samplers import Layout, Target, sample
-from lamina.samplers.rwm import RWM
+from lamina.samplers.kernels.rwm import RWM
 
 DIM = 3
 COVARIANCE = torch.tensor([[1.0, 0.3, 0.1], [0.3, 0.8, 0.0], [0.1, 0.0, 0.3]], dtype=torch.float64)

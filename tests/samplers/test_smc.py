@@ -17,8 +17,8 @@ from torch import Tensor
 
 from lamina.benchmarks.densities import LogGamma, make_density
 from lamina.samplers import HMC, MALA, EnergyError, ParameterError
-from lamina.samplers.annealing import NormalBase
-from lamina.samplers.smc import _next_stop, _systematic, smc
+from lamina.samplers.annealing.path import NormalBase
+from lamina.samplers.annealing.smc import _next_stop, _systematic, smc
 
 NUM_POPULATIONS = 20
 NUM_CHECKS = 16

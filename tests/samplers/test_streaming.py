@@ -17,8 +17,8 @@ from torch import Tensor
 
 from lamina.samplers import ess_mean, mcse_mean
 from lamina.samplers.diagnostics import nested_rhat
+from lamina.samplers.diagnostics.streaming import StreamingDiagnostics, StreamingMoments
 from lamina.samplers.errors import ParameterError
-from lamina.samplers.streaming import StreamingDiagnostics, StreamingMoments
 
 BLOCKER = Path(__file__).parent / "data" / "blocker.csv"
 LENGTHS = [1, 2, 3, 5, 31, 32, 33, 64, 100, 257]

@@ -36,10 +36,10 @@ from lamina.samplers import (
     run,
     sample,
 )
-from lamina.samplers.ghmc import GHMC
-from lamina.samplers.ladder import LadderAdaptation, geometric_ladder, spread_evenly
-from lamina.samplers.rwm import RWM
-from lamina.samplers.tempering import ParallelTempering, TemperingState
+from lamina.samplers.adaptation.ladder import LadderAdaptation, geometric_ladder, spread_evenly
+from lamina.samplers.kernels.ghmc import GHMC
+from lamina.samplers.kernels.rwm import RWM
+from lamina.samplers.kernels.tempering import ParallelTempering, TemperingState
 from lamina.samplers.testing import CDF, dkw_half_width, ks_one_sample, ks_two_sample
 
 NUM_CHECKS = 128  # upper bound on the statistical comparisons in this file

@@ -14,11 +14,11 @@ from lamina.benchmarks.densities import LogGamma
 from lamina.samplers import HMC, MALA, GeneratorNoise, Layout, ParameterError, Target, UnknownNameError, sample
 from lamina.samplers.accept import accept
 from lamina.samplers.kernel import Info, Noise
-from lamina.samplers.malt import MALT
-from lamina.samplers.momentum import MomentumState
-from lamina.samplers.noise_free import NoiseFreeLangevin
+from lamina.samplers.kernels.malt import MALT
+from lamina.samplers.kernels.momentum import MomentumState
+from lamina.samplers.kernels.noise_free import NoiseFreeLangevin
+from lamina.samplers.kernels.underdamped import FrictionParams, UnderdampedLangevin
 from lamina.samplers.testing import check_invariance
-from lamina.samplers.underdamped import FrictionParams, UnderdampedLangevin
 
 DIM = 3
 PRECISION = torch.tensor([[0.5, 0.2, 0.0], [0.2, 1.0, -0.3], [0.0, -0.3, 4.0]], dtype=torch.float64)

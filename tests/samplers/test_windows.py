@@ -15,10 +15,10 @@ from torch import Tensor
 
 from lamina.benchmarks.densities import Banana, Gaussian
 from lamina.samplers import HMC, MALA, Adaptation, Chains, DualAveraging, Kernel, ParameterError, sample
-from lamina.samplers.chees import ChEES
-from lamina.samplers.randomised_hmc import RandomisedHMC
-from lamina.samplers.welford import Mass, Moments, add_draws, mass_factor, no_moments, regularised_covariance
-from lamina.samplers.windows import Windows, stan_windows
+from lamina.samplers.adaptation.chees import ChEES
+from lamina.samplers.adaptation.welford import Mass, Moments, add_draws, mass_factor, no_moments, regularised_covariance
+from lamina.samplers.adaptation.windows import Windows, stan_windows
+from lamina.samplers.kernels.randomised_hmc import RandomisedHMC
 
 FALSE_ALARM = 1e-6 / 4  # for each of the four statistical tests
 

@@ -1,0 +1,50 @@
+"""Have the chains mixed, and what are their draws worth? Also without keeping draws, for ArviZ, and as pictures."""
+
+from .convergence import (
+    MIN_EBFMI,
+    autocorrelation,
+    ebfmi,
+    ess_bulk,
+    ess_mean,
+    ess_median,
+    ess_quantile,
+    ess_sd,
+    ess_tail,
+    mcse_mean,
+    mcse_median,
+    mcse_quantile,
+    mcse_sd,
+    nested_rhat,
+    rhat,
+    rhat_bulk,
+    rhat_folded,
+)
+from .entries import MIN_DRAWS, DiagnosticWarning
+from .summaries import MIN_ESS_PER_CHAIN, RHAT_LIMIT, Summary, SummaryRow, summary
+
+__all__ = [
+    "MIN_DRAWS",
+    "MIN_EBFMI",
+    "MIN_ESS_PER_CHAIN",
+    "RHAT_LIMIT",
+    "DiagnosticWarning",
+    "Summary",
+    "SummaryRow",
+    "autocorrelation",
+    "ebfmi",
+    "ess_bulk",
+    "ess_mean",
+    "ess_median",
+    "ess_quantile",
+    "ess_sd",
+    "ess_tail",
+    "mcse_mean",
+    "mcse_median",
+    "mcse_quantile",
+    "mcse_sd",
+    "nested_rhat",
+    "rhat",
+    "rhat_bulk",
+    "rhat_folded",
+    "summary",
+]

@@ -1,0 +1,1 @@
+"""The kernels, one algorithm to a file."""

@@ -1,0 +1,112 @@
+"""MAMS: the Metropolis-adjusted microcanonical sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..accept import accept, log_ratio
+from ..checks import check_fraction, check_positive
+from ..energy import Target
+from ..kernel import Info, Noise, PlainKernel, State, StateLike
+from ..loops import while_any
+from ..noise import Site
+from .isokinetic import check_dim, isokinetic_step, unit
+
+
+class MAMSParams(NamedTuple):
+    """Parameters of MAMS.
+
+    Attributes:
+        step_size: Time step, which is also the length of a step; 0-d, or a column (C, 1).
+        factor: L with inverse mass L L^T, see `lamina.samplers.metric`.
+        trajectory_length: Largest length of a trajectory, 0-d.
+    """
+
+    step_size: Tensor
+    factor: Tensor
+    trajectory_length: Tensor
+
+
+class _Flight(NamedTuple):
+    """A trajectory on its way.
+
+    Attributes:
+        is_flying: Whether steps are left, (C, 1).
+        steps_left: (C, 1).
+        state: Where it is.
+        direction: Whitened unit vector, (C, D).
+        kinetic_change: Since the start, (C, 1) in float64.
+        num_grad_evals: Steps taken, (C, 1).
+    """
+
+    is_flying: Tensor
+    steps_left: Tensor
+    state: State
+    direction: Tensor
+    kinetic_change: Tensor
+    num_grad_evals: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAMS(PlainKernel[MAMSParams]):
+    """Microcanonical dynamics with accept or reject: a fresh direction, a flight at constant speed, a decision.
+
+    Exact. One gradient per step of a flight. Flights have a random length, uniform up to `trajectory_length` and the
+    same for all chains, which move in step.
+
+    Attributes:
+        step_size: Time step, in units of the position (at unit mass). The speed is one: it is the length of a step.
+        trajectory_length: Largest length of a flight; of the order of sqrt(D) times the target's standard deviation.
+        target_accept: 0.9, as in the source: accepting more than HMC pays, as flights are long.
+
+    Source: Robnik, Cohn-Gordon and Seljak (2025), arXiv 2503.01707, algorithm 1, with the directions refreshed wholly.
+    Differs: the length of a flight is drawn uniformly rather than from a quasi-random sequence.
+    """
+
+    step_size: float = 0.1
+    trajectory_length: float = 2.0
+    target_accept: float = 0.9
+
+    sites: ClassVar[Mapping[str, Site]] = {
+        "direction": Site("normal", "D"),
+        "length": Site("uniform", 1, is_shared=True),
+        "u": Site("uniform", 1),
+    }
+    is_exact: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_positive("step_size", self.step_size)
+        check_positive("trajectory_length", self.trajectory_length)
+        check_fraction("target_accept", self.target_accept)
+
+    def make_params(self, step_size: Tensor, factor: Tensor) -> MAMSParams:
+        """See `PlainKernel.make_params`."""
+        return MAMSParams(step_size, factor, factor.new_tensor(self.trajectory_length))
+
+    def init(self, target: Target, position: Tensor, params: MAMSParams) -> StateLike:
+        """See `Kernel.init`."""
+        check_dim("MAMS", position.shape[1])
+        return super().init(target, position, params)
+
+    def step(self, target: Target, state: State, noise: Noise, params: MAMSParams) -> tuple[State, Info]:
+        """See `Kernel.step`."""
+
+        def fly(*fields: object) -> _Flight:
+            flight = _Flight(*fields)  # type: ignore[arg-type]
+            moved, direction, change = isokinetic_step(
+                target, flight.state, flight.direction, params.step_size, params.factor
+            )
+            steps_left, change = flight.steps_left - 1, flight.kinetic_change + change
+            return _Flight(steps_left > 0, steps_left, moved, direction, change, flight.num_grad_evals + 1)
+
+        steps = torch.ceil(noise["length"] * params.trajectory_length / params.step_size).expand_as(state.energy)
+        none = torch.zeros_like(state.energy, dtype=torch.float64)
+        start = _Flight(steps > 0, steps, state, unit(noise["direction"]), none, none)
+        end = while_any(fly, start)
+        ratio = log_ratio(state.energy, end.state.energy, end.kinetic_change)
+        return accept(end.state, state, ratio, noise["u"], end.num_grad_evals)
