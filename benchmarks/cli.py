@@ -19,6 +19,7 @@ from lamina.samplers.registry import kernel_names
 from . import compare, digits, exactness, results, samplers
 from .contenders import make_contender
 from .densities import DENSITIES, Density, density_names, make_density
+from .gallery import write_gallery
 from .pictures import draws_over_density, error_against_gradients, some_points
 
 _T = TypeVar("_T")
@@ -104,6 +105,14 @@ _EXACTNESS_EXAMPLES = """examples:
   lamina-bench exactness --densities banana --kernels mala --out /tmp/trial
 """
 
+_GALLERY = """Write a page with every density and posterior: formula, source, what it reveals, normaliser and moments,
+and a picture of those in the plane.
+"""
+
+_GALLERY_EXAMPLES = """examples:
+  lamina-bench gallery --out docs
+"""
+
 _DIGITS = """Train the digits preset with several seeds, and compare its EBM prior with Gaussian priors.
 
 Each seed is one run of `lamina train digits`, kept under OUT/runs. Runs that are there are continued, and those
@@ -157,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         ("samplers", "kernels on toy densities: errors, ESS per second", _SAMPLERS, _SAMPLERS_EXAMPLES, _add_samplers),
         ("compare", "two results of samplers: what changed", _COMPARE, _COMPARE_EXAMPLES, _add_compare),
         ("exactness", "exact kernels leave exact laws as they are", _EXACTNESS, _EXACTNESS_EXAMPLES, _add_exactness),
+        ("gallery", "a page with a picture of every density", _GALLERY, _GALLERY_EXAMPLES, _add_gallery),
         ("digits", "EBM prior against Gaussian priors, over seeds", _DIGITS, _DIGITS_EXAMPLES, _add_digits),
     ):
         command = commands.add_parser(
@@ -226,10 +236,17 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 def _add_exactness(parser: argparse.ArgumentParser) -> None:
     _add_out(parser)
     add = parser.add_argument
-    add("--densities", nargs="+", default=list(DENSITIES), metavar="NAME", help=f"of {', '.join(DENSITIES)}")
-    kernels = exactness.KERNELS
-    add("--kernels", nargs="+", default=list(kernels), metavar="NAME", help=f"of {', '.join(kernels)}")
+    densities, kernels = density_names(), list(exactness.exact_kernels())
+    add("--densities", nargs="+", default=list(DENSITIES), metavar="NAME", help=f"of {', '.join(densities)}")
+    add("--kernels", nargs="+", default=list(exactness.KERNELS), metavar="NAME", help=f"of {', '.join(kernels)}")
     parser.set_defaults(run=_exactness)
+
+
+def _add_gallery(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", type=Path, default=Path("gallery"), metavar="DIR", help="folder (default: %(default)s)"
+    )
+    parser.set_defaults(run=_gallery)
 
 
 def _add_digits(parser: argparse.ArgumentParser) -> None:
@@ -239,6 +256,13 @@ def _add_digits(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-steps", type=int, metavar="N", help="cut every run short, for a trial")
     parser.set_defaults(run=_digits)
+
+
+def _gallery(options: argparse.Namespace) -> int:
+    results.make_folder(options.out)
+    page, *pictures = write_gallery(options.out)
+    print(f"page: {page}   pictures: {len(pictures)}")
+    return 0
 
 
 def _exactness(options: argparse.Namespace) -> int:

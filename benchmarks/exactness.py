@@ -34,12 +34,15 @@ from lamina.samplers import (
     Kernel,
     RandomisedHMC,
     UnknownNameError,
+    kernel_names,
+    make_kernel,
     progress,
     sample,
 )
+from lamina.samplers import KERNELS as REGISTERED
 from lamina.samplers.testing import InvarianceReport, check_invariance
 
-from .densities import DENSITIES, make_density
+from .densities import DENSITIES, density_names, make_density
 from .tables import aligned
 
 KERNELS: Mapping[str, Kernel[Any]] = {
@@ -92,23 +95,30 @@ class Case:
         return f"{self.density}/{self.kernel}/{self.dtype}/{self.mass}"
 
 
+def exact_kernels() -> dict[str, Kernel[Any]]:
+    """The kernels of the matrix, and exact ones that other distributions announce, with their defaults."""
+    announced = {name: make_kernel(name) for name in kernel_names() if name not in REGISTERED}
+    return {**KERNELS, **{name: kernel for name, kernel in announced.items() if kernel.is_exact}}
+
+
 def cases(densities: Sequence[str] = tuple(DENSITIES), kernels: Sequence[str] = tuple(KERNELS)) -> list[Case]:
-    """All cases of some densities and kernels.
+    """All cases of some densities and kernels, those of other distributions included.
 
     Raises:
         UnknownNameError: If there is no such density or kernel.
     """
-    for kind, names, known in (("density", densities, DENSITIES), ("exact kernel", kernels, KERNELS)):
+    known = {"density": density_names(), "exact kernel": list(exact_kernels())}
+    for (kind, known_names), names in zip(known.items(), (densities, kernels), strict=True):
         for name in names:
-            if name not in known:
-                raise UnknownNameError(kind, name, known)
-    return [Case(*names, _mass(*names)) for names in itertools.product(densities, kernels, DTYPES)]
+            if name not in known_names:
+                raise UnknownNameError(kind, name, known_names)
 
+    def mass(*names: str) -> str:
+        """The kind whose turn it is."""
+        places = zip((*known.values(), list(DTYPES)), names, strict=True)
+        return MASSES[sum(everything.index(name) for everything, name in places) % len(MASSES)]
 
-def _mass(density: str, kernel: str, dtype: str) -> str:
-    """The kind of mass whose turn it is."""
-    turn = list(DENSITIES).index(density) + list(KERNELS).index(kernel) + list(DTYPES).index(dtype)
-    return MASSES[turn % len(MASSES)]
+    return [Case(*names, mass(*names)) for names in itertools.product(densities, kernels, DTYPES)]
 
 
 def inverse_mass(kind: str, dim: int) -> Tensor | None:
@@ -121,7 +131,7 @@ def inverse_mass(kind: str, dim: int) -> Tensor | None:
 
 def check(case: Case) -> InvarianceReport:
     """Check one case; its share of the false-alarm rate is that of the whole matrix over the number of cases."""
-    density, kernel = make_density(case.density), KERNELS[case.kernel]
+    density, kernel = make_density(case.density), exact_kernels()[case.kernel]
     start, fresh = _exact_draws(case.density, case.dtype)
     mass = inverse_mass(case.mass, density.dim)
     params = kernel.init_params(start, inverse_mass=mass)

@@ -27,8 +27,9 @@ def while_any(body: Callable[..., CarryT], carry: CarryT) -> CarryT:
         carry: Tensors, or NamedTuples of tensors, with a row for each chain. The first is a column of booleans:
             which chains go on; the others stay as they are.
     """
-    while bool(carry[0].any()):
-        carry = select(carry[0], body(*carry), carry)
+    while num_going := int(carry[0].sum()):
+        is_everyone = num_going == carry[0].numel()
+        carry = body(*carry) if is_everyone else select(carry[0], body(*carry), carry)
     return carry
 
 

@@ -73,7 +73,7 @@ def test_imports_run_one_way() -> None:
     [
         ("samplers/kernels/hmc.py", "from lamina.models import Prior", "lamina.models.Prior"),
         ("samplers/__init__.py", "from ..models import Prior", "lamina.models.Prior"),
-        ("samplers/kernels/hmc.py", "from .. import trainers", "lamina.trainers"),
+        ("samplers/kernels/hmc.py", "from ... import trainers", "lamina.trainers"),
         ("samplers/kernels/hmc.py", "from lamina import benchmarks", "lamina.benchmarks"),
         ("samplers/kernels/hmc.py", "def f():\n    import lamina.trainers.loop", "lamina.trainers.loop"),
         ("samplers/kernels/hmc.py", "import lamina", "lamina"),

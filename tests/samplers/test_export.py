@@ -88,9 +88,10 @@ def test_info_gets_the_names_of_arviz(handed_over: dict[str, Any]) -> None:
     samples = draw(collect=INFO)
     to_arviz(samples)
     statistics = handed_over["groups"]["sample_stats"]
-    assert set(statistics) == {"acceptance_rate", "accepted", "diverging", "lp", "energy_error", "n_steps"}
+    assert set(statistics) == {"acceptance_rate", "accepted", "diverging", "lp", "energy_error", "n_steps", "energy"}
     np.testing.assert_array_equal(statistics["acceptance_rate"], samples.info["accept_prob"])
     np.testing.assert_array_equal(statistics["lp"], -samples.info["energy"])
+    np.testing.assert_array_equal(statistics["energy"], samples.info["total_energy"])
     np.testing.assert_array_equal(statistics["n_steps"], samples.info["num_grad_evals"])
     assert statistics["diverging"].dtype == bool
     assert statistics["n_steps"].dtype == np.int64

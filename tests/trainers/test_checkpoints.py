@@ -143,7 +143,7 @@ def test_an_entry_is_missing(folder: Path, name: str) -> None:
         (lambda config: config.update(scheme="two-phase"), "unknown scheme"),
         (lambda config: config.update(num_steps=-1), "num_steps"),
         (lambda config: config.update(colour="red"), "unknown settings colour"),
-        (lambda config: config["prior"]["kernel"].update(name="nuts"), "unknown kernel"),
+        (lambda config: config["prior"]["kernel"].update(name="nutz"), "unknown kernel"),
         (lambda config: config["model"].update(latents=[]), "latents"),
         (lambda config: config.update(model=None), "no training configuration"),
     ],

@@ -214,7 +214,7 @@ def test_every_image_drawn_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (("train", "digit", "--out", "NEW"), "Did you mean 'digits'"),
         (("train", "digits", "--out", "NEW", "--recipe", "publish"), "Did you mean 'published'"),
         (("train", "digits", "--out", "NEW", "--prior-sampler", "mla"), "Did you mean 'mala'"),
-        (("train", "digits", "--out", "NEW", "--posterior-sampler", "nuts"), "Known: hmc, mala, ula"),
+        (("train", "digits", "--out", "NEW", "--posterior-sampler", "nutz"), "Did you mean 'nuts'"),
         (("train", "digits", "--out", "NEW", "--scheme", "two-stages"), "Did you mean 'two-stage'"),
         (("train", "digits", "--out", "NEW", "--prior-space", "w"), "unknown space 'w'"),
         (("train", "digits", "--out", "NEW", "--prior-start", "encoder"), "no data row"),

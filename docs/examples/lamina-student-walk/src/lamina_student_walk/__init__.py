@@ -9,12 +9,11 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from lamina.samplers import Info, Kernel, Position, Site, State, Target
+from lamina.samplers import Info, PlainKernel, Site, State, Target
 from lamina.samplers.accept import accept, log_ratio
 from lamina.samplers.checks import check_count, check_fraction, check_positive
 from lamina.samplers.kernel import Noise
-from lamina.samplers.metric import factorise, from_white
-from lamina.samplers.step_size import step_size_tensor
+from lamina.samplers.metric import from_white
 
 __all__ = ["StudentWalk", "StudentWalkParams"]
 
@@ -32,7 +31,7 @@ class StudentWalkParams(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudentWalk(Kernel[StudentWalkParams]):
+class StudentWalk(PlainKernel[StudentWalkParams]):
     """Random-walk Metropolis with Student-t moves: x' = x + s L t, accepted or rejected by the energies alone.
 
     Exact, for any energy, whether it can be differentiated or not. A normal walk takes long to come back from far out
@@ -63,16 +62,9 @@ class StudentWalk(Kernel[StudentWalkParams]):
         """A normal vector, the normal numbers whose squares add up to its chi-square divisor, and a uniform."""
         return {"xi": Site("normal", "D"), "divisor": Site("normal", self.degrees), "u": Site("uniform", 1)}
 
-    def init_params(
-        self,
-        position: Position,
-        *,
-        step_size: float | Tensor | None = None,
-        inverse_mass: Position | None = None,
-    ) -> StudentWalkParams:
-        """See `Kernel.init_params`."""
-        factor = factorise(inverse_mass, position)
-        return StudentWalkParams(step_size_tensor(self.step_size if step_size is None else step_size, factor), factor)
+    def make_params(self, step_size: Tensor, factor: Tensor) -> StudentWalkParams:
+        """See `PlainKernel.make_params`."""
+        return StudentWalkParams(step_size, factor)
 
     def init(self, target: Target, position: Tensor, params: StudentWalkParams) -> State:
         """See `Kernel.init`; no gradient is needed, so that of the state is empty, (C, 0)."""
