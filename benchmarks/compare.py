@@ -33,6 +33,9 @@ BETTER: Mapping[str, Literal[-1, 0, 1]] = {
 }
 """Which way is better: up (1), down (-1), or neither (0), by figure. Others are not compared."""
 
+CENSORED = ("gradients_to_low_error", "gradients_to_low_error_worst")
+"""Figures that are missing where they exceed the budget, as they may by chance."""
+
 TIMED = ("seconds_per_gradient",)
 """Figures that mean something only on the same machine."""
 
@@ -106,7 +109,13 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], *, tolerance: float 
         if _figure(name) in BETTER and name in old["spread"] and _figure(name) not in skipped
     ]
     judged = [name for name in figures if name in new["spread"] and name in new["summary"]]
-    gone = [name for name in figures if name not in new["summary"] and _cell(name) in new["rows"]]
+    missing = [name for name in figures if name not in new["summary"] and _cell(name) in new["rows"]]
+    gone = [name for name in missing if _figure(name) not in CENSORED]
+    notes += [
+        f"{name} was {old['summary'][name]:.4g}; this time the budget did not suffice, which proves nothing."
+        for name in missing
+        if name not in gone
+    ]
     changes = [Change(name, old["summary"][name], math.nan, math.inf, is_worse=True) for name in gone]
     for name in judged:
         difference = new["summary"][name] - old["summary"][name]

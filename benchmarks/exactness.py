@@ -135,8 +135,9 @@ def check(case: Case) -> InvarianceReport:
     start, fresh = _exact_draws(case.density, case.dtype)
     mass = inverse_mass(case.mass, density.dim)
     params = kernel.init_params(start, inverse_mass=mass)
+    apart = density.sample(200, generator=torch.Generator().manual_seed(3), dtype=DTYPES[case.dtype])
     warm = sample(
-        density, kernel, start[:200], num_samples=1, num_warmup=300, params=params, noise=2, adaptation=DualAveraging()
+        density, kernel, apart, num_samples=1, num_warmup=300, params=params, noise=2, adaptation=DualAveraging()
     )
     return check_invariance(
         kernel,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lamina.samplers import MissingExtraError
 
-from .densities import DENSITIES, POSTERIORS, Density, Target, make_density, make_posterior
+from .densities import DENSITIES, REFERENCE_TARGETS, Density, Target, make_density, make_reference_target
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +58,7 @@ def write_gallery(folder: Path) -> list[Path]:
 def gallery_page() -> str:
     """Return the page in Markdown."""
     others = [density for density in map(make_density, DENSITIES) if density.dim != 2]
-    posteriors = [make_posterior(name) for name in POSTERIORS]
+    posteriors = [make_reference_target(name) for name in REFERENCE_TARGETS]
     return "\n".join(
         [
             _INTRODUCTION,

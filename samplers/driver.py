@@ -17,7 +17,7 @@ from torch import Tensor
 from .adaptation.base import Adaptation
 from .chains import Chains
 from .checks import check_count
-from .diagnostics import MIN_EBFMI, Summary, ebfmi, summary
+from .diagnostics import MIN_EBFMI, Summary, summary
 from .eager import Eager
 from .energy import Energy, check_start
 from .errors import NumericalWarning, ParameterError
@@ -44,6 +44,8 @@ class Samples:
         num_divergent: Divergent steps of each chain, (C,).
         num_grad_evals: Gradients that each chain spent, warm-up apart, (C,).
         means: Means over all steps of what the kernel counts besides, `Kernel.counted`, (C, width) each.
+        ebfmi: E-BFMI of each chain over all its steps, (C,), see `lamina.samplers.ebfmi`; None for kernels that tell no
+            total energies, which are those without a momentum.
         kernel: The kernel.
         chains: Where the run stands: pass it to `sample` as `initial` to continue, bit for bit.
         warmup: Report of the warm-up, if there was one.
@@ -55,6 +57,7 @@ class Samples:
     num_divergent: Tensor
     num_grad_evals: Tensor
     means: dict[str, Tensor]
+    ebfmi: Tensor | None
     kernel: Kernel[Any]
     chains: Chains
     warmup: WarmupReport | None
@@ -73,7 +76,7 @@ class Samples:
                 f"{num_divergent} divergent steps in {num_chains} chains: the energy error was undefined or beyond "
                 "1000. Take a smaller step size or a higher target acceptance, or reparametrise."
             )
-        if "total_energy" in self.info and (lowest := float(ebfmi(self.info["total_energy"]).min())) < MIN_EBFMI:
+        if self.ebfmi is not None and (lowest := float(self.ebfmi.min())) < MIN_EBFMI:
             notes.append(
                 f"E-BFMI is as low as {lowest:.2f}: fresh momenta change the energy too little to reach the tails. "
                 "Reparametrise, or adapt the mass with Windows()."
@@ -128,7 +131,8 @@ def sample(
         energy: Per-chain energy in nats, `(C, *event) -> (C,)`; with a context `energy(position, context)`.
         kernel: The sampler, such as `HMC(step_size=0.1)`.
         initial: One start per chain: a tensor `(C, *event)`, or a tuple or dict of tensors that share C.
-            Or the `chains` of an earlier result, to continue it.
+            Or the `chains` of an earlier result, to continue it with the parameters that they have: choices of the
+            kernel that are among its parameters, such as step sizes and lengths, are not read again.
         num_samples: Draws to keep from each chain, >= 1.
         num_warmup: Steps of warm-up before, in which parameters are adapted. The result is frozen.
         thinning: Steps per kept draw, >= 1.
@@ -182,6 +186,7 @@ def sample(
         num_divergent=totals.num_divergent,
         num_grad_evals=totals.num_grad_evals,
         means=totals.means(),
+        ebfmi=totals.ebfmi,
         kernel=kernel,
         chains=engine.chains(state),
         warmup=report,
@@ -204,7 +209,8 @@ def run(
 ) -> Run:
     """Move chains a few steps: the form for training loops.
 
-    Nothing is stored on the way, the parameters stay as they are, and the host waits for nothing. Values are
+    Nothing is stored on the way, the parameters stay as they are, and the host waits for nothing, save where a
+    kernel's loops depend on values (NUTS, RandomisedHMC, MAMS). Values are
     not checked: a chain that starts where its energy is NaN stays there and is counted as divergent. A seed as
     `noise` makes the same draws in every call: in a loop pass a generator, or the `chains` of the last run.
 
@@ -290,6 +296,14 @@ def _check_params(kernel: Kernel[Any], chains: Chains) -> None:
             f"{type(kernel).__name__} has parameters {type(like).__name__}; got {type(params).__name__}. Make them "
             "with kernel.init_params(position), and continue chains with the kind of kernel that made them."
         )
+    for name, field in params._asdict().items():
+        wanted = getattr(like, name)
+        is_other = wanted != field if isinstance(field, int) else _width(wanted) not in (None, _width(field))
+        if name != "factor" and is_other:
+            raise ParameterError(
+                f"{name} of the chains does not fit {kernel!r}. Continue with the kernel that made them, or pass "
+                "params=kernel.init_params(position)."
+            )
     num_chains, dim = matrix.shape
     if params.factor.shape[-1:] not in ((), (dim,)):
         raise ParameterError(f"the inverse mass is for D = {params.factor.shape[-1]}; the chains have D = {dim}.")
@@ -302,6 +316,11 @@ def _check_params(kernel: Kernel[Any], chains: Chains) -> None:
     for name, field in params._asdict().items():
         if is_per_chain(name, field) and len(field) != num_chains:
             raise ParameterError(f"{name} is one number or one per chain, here {num_chains}; got {len(field)}.")
+
+
+def _width(field: Any) -> int | None:
+    """Numbers in a parameter of one number for each part of a kernel; None for other parameters."""
+    return field.shape[-1] if isinstance(field, Tensor) and field.ndim and field.shape[-1] > 1 else None
 
 
 def _by_draw(columns: list[Tensor]) -> Tensor:

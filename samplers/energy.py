@@ -82,6 +82,11 @@ class Target:
         self._context = context
         self._inverse_temperature = _inverse_temperature(temperature, num_chains)
 
+    @property
+    def inverse_temperature(self) -> Tensor | float:
+        """1 / T, a number or a column (C, 1)."""
+        return 1.0 if self._inverse_temperature is None else self._inverse_temperature
+
     def rows(self, index: slice) -> Target:
         """The same target for some of the chains: context and temperature are sliced with them."""
         part = object.__new__(Target)

@@ -230,6 +230,11 @@ class Kernel(ABC, Generic[ParamsT]):
         """`init` for chains that remember: the state that has this position and this memory."""
         return self.init(target, position, params)
 
+    @property
+    def innermost(self) -> Kernel[Any]:
+        """The kernel itself, or the one that it wraps: adaptations that know a kind of kernel look for it here."""
+        return self
+
     def default_adaptation(self) -> Adaptation:
         """How `sample` adapts the kernel's parameters where nothing else is asked for."""
         from .adaptation.dual_averaging import DualAveraging  # adaptations know kernels

@@ -24,11 +24,20 @@ class Totals:
         zero = torch.zeros_like(state.energy, dtype=torch.float64)
         self._sums = dict.fromkeys((*_ALWAYS, *kernel.counted), zero)
         self._num_steps = 0
+        self._moves = EnergyMoves()
+        self._has_total_energy = "total_energy" in kernel.info_fields
 
     def add(self, info: InfoLike) -> None:
         """Take in one step."""
         self._sums = {name: total + getattr(info, name) for name, total in self._sums.items()}
         self._num_steps += 1
+        if self._has_total_energy:
+            self._moves.add(info.total_energy)  # type: ignore[attr-defined]
+
+    @property
+    def ebfmi(self) -> Tensor | None:
+        """E-BFMI of each chain over all steps, (C,); None where the kernel tells no total energies."""
+        return self._moves.ebfmi() if self._has_total_energy and self._num_steps > 1 else None
 
     @property
     def accept_prob(self) -> Tensor:
@@ -53,3 +62,28 @@ class Totals:
     def figures(self) -> dict[str, str]:
         """For a progress bar."""
         return {"accept": f"{self.accept_prob.mean():.2f}", "divergent": str(int(self.num_divergent.sum()))}
+
+
+class EnergyMoves:
+    """E-BFMI in constant memory: squared steps of the total energy over its squared deviations; see `ebfmi`.
+
+    Energies are taken relative to the first, so that large ones lose no digits.
+    """
+
+    def __init__(self) -> None:
+        self._num = 0
+
+    def add(self, total: Tensor) -> None:
+        """Take in the total energies (C, 1) of one step."""
+        if not self._num:
+            self._first = self._last = total
+            self._moves = self._sum = self._square = torch.zeros_like(total)
+        relative = total - self._first
+        self._moves = self._moves + (total - self._last).square()
+        self._sum, self._square = self._sum + relative, self._square + relative.square()
+        self._last = total
+        self._num += 1
+
+    def ebfmi(self) -> Tensor:
+        """(C,)."""
+        return (self._moves / (self._square - self._sum.square() / self._num)).squeeze(1)

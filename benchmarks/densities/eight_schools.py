@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from .base import Box, constant_like
-from .posterior import Posterior, read_data
+from .reference_target import ReferenceTarget, read_data
 
 _NUM_SCHOOLS = 8
 
 
-class _EightSchools(Posterior):
+class _EightSchools(ReferenceTarget):
     """y_j ~ N(theta_j, sigma_j^2), theta_j ~ N(mu, tau^2), mu ~ N(0, 5^2), tau ~ half-Cauchy(0, 5).
 
     The first two coordinates are mu and log tau, so the energy holds the Jacobian of tau = exp(log tau).

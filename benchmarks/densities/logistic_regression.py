@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from .base import Box, constant_like
-from .posterior import Posterior, read_data
+from .reference_target import ReferenceTarget, read_data
 
 
-class _LogisticRegression(Posterior):
+class _LogisticRegression(ReferenceTarget):
     """logit P(outcome = 1) = alpha + sum_k beta_k covariate_k, with flat priors on alpha and beta.
 
     Rows of data with equal covariates are one row with a number of trials n and of successes s. The name is that of

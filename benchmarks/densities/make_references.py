@@ -2,7 +2,7 @@
 
 The argument is the folder of that name in a checkout of https://github.com/stan-dev/posteriordb. Eight schools takes
 its moments from the 10,000 reference draws published there. The logistic regressions have none; with two or three
-coordinates quadrature gives their moments to many digits.
+coordinates quadrature gives their moments to many digits. The lattices are the matter of `make_phi4_references`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lamina.samplers import mcse_mean
 
 from .eight_schools import EightSchools
 from .logistic_regression import Vote, Wells
-from .posterior import Posterior
+from .reference_target import ReferenceTarget
 
 _DATA = Path(__file__).parent / "data"
 _INPUTS = {
@@ -49,15 +49,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     distance = [metres / 100.0 for metres in wells["dist"]]
     _write_counts("wells.csv", ["distance", "arsenic"], [distance, wells["arsenic"]], wells["switched"])
     references = {
-        "origin": "https://github.com/stan-dev/posteriordb",
-        "sha256": {_INPUTS[name]: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in archives.items()},
-        "posteriors": {
-            "eight_schools": _from_draws(EightSchools(), content["draws"]),
-            "vote": _by_quadrature(Vote()),
-            "wells": _by_quadrature(Wells()),
-        },
+        "eight_schools": _from_draws(EightSchools(), content["draws"]),
+        "vote": _by_quadrature(Vote()),
+        "wells": _by_quadrature(Wells()),
     }
-    _write("references.json", json.dumps(references, indent=2))
+    sha256 = {_INPUTS[name]: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in archives.items()}
+    write_references(references, origin="https://github.com/stan-dev/posteriordb", sha256=sha256)
+
+
+def write_references(references: dict[str, Any], **about: Any) -> None:
+    """Write references by name, and what is to be said about all, into `references.json`; keep the others there."""
+    path = _DATA / "references.json"
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    posteriors = content.get("posteriors", {}) | references
+    _write(path.name, json.dumps(content | about | {"posteriors": posteriors}, indent=2))
+
+
+def rows_of_draws(posterior: ReferenceTarget, draws: Tensor) -> dict[str, dict[str, float]]:
+    """Averages of draws of the parameters, (C, N, K), with their Monte Carlo standard errors."""
+    averages = [draws.mean((0, 1)), mcse_mean(draws), draws.square().mean((0, 1)), mcse_mean(draws.square())]
+    return _rows(posterior, averages)
 
 
 def _read(path: Path) -> Any:
@@ -79,16 +90,15 @@ def _write_counts(name: str, header: list[str], covariates: list[list[float]], o
     _write(name, "\n".join(",".join(line) for line in [[*header, "trials", "successes"], *lines]))
 
 
-def _from_draws(posterior: Posterior, chains: list[dict[str, list[float]]]) -> dict[str, Any]:
-    """Averages of published draws with their Monte Carlo standard errors."""
+def _from_draws(posterior: ReferenceTarget, chains: list[dict[str, list[float]]]) -> dict[str, Any]:
+    """The averages of published draws."""
     draws = torch.tensor([[chain[name] for name in posterior.parameter_names] for chain in chains], dtype=torch.float64)
     draws = draws.transpose(1, 2)  # (C, K, N) -> (C, N, K)
-    averages = [draws.mean((0, 1)), mcse_mean(draws), draws.square().mean((0, 1)), mcse_mean(draws.square())]
     method = f"{len(chains)} chains of {draws.shape[1]} draws of posteriordb, with Monte Carlo standard errors"
-    return {"method": method, "parameters": _rows(posterior, averages)}
+    return {"method": method, "parameters": rows_of_draws(posterior, draws)}
 
 
-def _by_quadrature(posterior: Posterior) -> dict[str, Any]:
+def _by_quadrature(posterior: ReferenceTarget) -> dict[str, Any]:
     """Moments by the trapezoid rule; the error is bounded by what halving the number of nodes changes."""
     mode, scale = _gaussian_fit(posterior, posterior.dim)
     fine, coarse = (_grid_moments(posterior, mode, scale, step) for step in (_STEP, 2.0 * _STEP))
@@ -110,7 +120,7 @@ def _gaussian_fit(energy: Callable[[Tensor], Tensor], dim: int) -> tuple[Tensor,
     return mode, torch.linalg.inv(torch.linalg.cholesky(hessian)).T
 
 
-def _grid_moments(posterior: Posterior, mode: Tensor, scale: Tensor, step: float) -> tuple[Tensor, Tensor]:
+def _grid_moments(posterior: ReferenceTarget, mode: Tensor, scale: Tensor, step: float) -> tuple[Tensor, Tensor]:
     """First and second moments of the parameters on a grid in whitened coordinates."""
     axis = torch.arange(-_REACH, _REACH + step, step, dtype=torch.float64)
     nodes = torch.tensor(list(itertools.product(axis.tolist(), repeat=len(mode))), dtype=torch.float64)
@@ -120,7 +130,7 @@ def _grid_moments(posterior: Posterior, mode: Tensor, scale: Tensor, step: float
     return weights @ parameters, weights @ parameters.square()
 
 
-def _rows(posterior: Posterior, columns: list[Tensor]) -> dict[str, dict[str, float]]:
+def _rows(posterior: ReferenceTarget, columns: list[Tensor]) -> dict[str, dict[str, float]]:
     keys = ("mean", "mean_error", "second_moment", "second_moment_error")
     rows = torch.stack(columns, dim=1).tolist()
     named = zip(posterior.parameter_names, rows, strict=True)

@@ -20,8 +20,9 @@ from .log_gamma import LogGamma
 from .logistic_regression import Vote, Wells
 from .many_well import ManyWell
 from .network_tilt import NetworkTilt
-from .posterior import Posterior
+from .phi4 import Phi4
 from .rastrigin import Rastrigin
+from .reference_target import ReferenceTarget
 from .rosenbrock import Rosenbrock
 from .styblinski_tang import StyblinskiTang
 
@@ -47,11 +48,13 @@ DENSITIES: dict[str, Callable[[], Density]] = {
 }
 """Constructors of our own densities, each with its default parameters."""
 
-POSTERIORS: dict[str, Callable[[], Posterior]] = {
+REFERENCE_TARGETS: dict[str, Callable[[], ReferenceTarget]] = {
     "eight_schools": EightSchools,
     "centered_eight_schools": CenteredEightSchools,
     "vote": Vote,
     "wells": Wells,
+    "phi4": Phi4,
+    "ordered_phi4": Phi4.ordered,
 }
 """Constructors of the posteriors with a reference."""
 
@@ -91,11 +94,11 @@ def make_density(name: str) -> Density:
     return density
 
 
-def make_posterior(name: str) -> Posterior:
+def make_reference_target(name: str) -> ReferenceTarget:
     """Build a posterior with a reference.
 
     Args:
-        name: A key of `POSTERIORS`.
+        name: A key of `REFERENCE_TARGETS`.
 
     Returns:
         The posterior.
@@ -103,9 +106,9 @@ def make_posterior(name: str) -> Posterior:
     Raises:
         UnknownNameError: If there is no such posterior; the message shows the nearest names.
     """
-    if name not in POSTERIORS:
-        raise UnknownNameError("posterior", name, POSTERIORS)
-    return POSTERIORS[name]()
+    if name not in REFERENCE_TARGETS:
+        raise UnknownNameError("posterior", name, REFERENCE_TARGETS)
+    return REFERENCE_TARGETS[name]()
 
 
 def _plugins() -> dict[str, EntryPoint]:

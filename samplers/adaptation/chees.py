@@ -116,7 +116,7 @@ class ChEES(Adaptation):
         square = (1 - self.forgetting) * adapted.square + self.forgetting * gradient.square()
         typical = (square / (1 - (1 - self.forgetting) ** count)).sqrt() + 1e-30
         change = (self.learning_rate * gradient / typical).clamp(-LARGEST_CHANGE, LARGEST_CHANGE)
-        longest = (kernel.max_leapfrog_steps * params.step_size.double()).log()
+        longest = (kernel.innermost.max_leapfrog_steps * params.step_size.double()).log()
         log_length = torch.minimum(adapted.log_length + change, longest)
         weight = count.rsqrt()
         log_average = weight * log_length + (1 - weight) * adapted.log_average

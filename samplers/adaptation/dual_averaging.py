@@ -96,6 +96,12 @@ class DualAveraging(Adaptation):
         """See `Adaptation.final`: the averaged iterate."""
         return params if adapted is None else with_step_size(params, adapted.log_average.exp())
 
+    def notes(self, adapted: DualAveragingState | None) -> tuple[str, ...]:
+        """See `Adaptation.notes`."""
+        if adapted is not None:
+            return ()
+        return ("Warm-up adapted nothing, as the kernel has no acceptance to aim at: its step size is your choice.",)
+
     def learn(self, adapted: DualAveragingState, accept_prob: Tensor) -> DualAveragingState:
         """Take in the acceptance of one step, as many numbers as there are step sizes."""
         count = adapted.num_updates + 1

@@ -57,7 +57,7 @@ class MEADS(Adaptation):
     def init(self, kernel: Kernel[Any], params: GHMCParams, state: StateLike, num_steps: int) -> MEADSState:
         """See `Adaptation.init`."""
         num_chains = len(state.position)
-        if not isinstance(kernel, GHMC):
+        if not isinstance(kernel.innermost, GHMC):
             raise ParameterError(f"MEADS adapts GHMC; got {type(kernel).__name__}. Use its default adaptation.")
         if num_chains < self.min_chains:
             raise ParameterError(

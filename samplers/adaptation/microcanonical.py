@@ -63,10 +63,10 @@ class Microcanonical(Adaptation):
 
     def init(self, kernel: Kernel[Any], params: Any, state: StateLike, num_steps: int) -> MicrocanonicalState:
         """See `Adaptation.init`."""
-        if not isinstance(kernel, MAMS | MCLMC):
+        if not isinstance(kernel.innermost, MAMS | MCLMC):
             raise ParameterError(f"Microcanonical tunes MAMS and MCLMC; got {type(kernel).__name__}.")
         nothing = torch.zeros(state.position.shape[1], dtype=torch.float64, device=state.position.device)
-        adapts = isinstance(kernel, MAMS)
+        adapts = isinstance(kernel.innermost, MAMS)
         start = self.averaging.init(kernel, params, state, num_steps) if adapts else params.step_size.double().log()
         return MicrocanonicalState(0, nothing, nothing, start)
 
@@ -83,7 +83,7 @@ class Microcanonical(Adaptation):
         # One chain's first step has no spread: a flight is at least a step long.
         length = torch.maximum(length, params.step_size.mean())
         step_size: Any
-        if isinstance(kernel, MAMS):
+        if isinstance(kernel.innermost, MAMS):
             step_size, params = self.averaging.update(adapted.step_size, kernel, params, state, info)
             params = params._replace(trajectory_length=2 * length)
         else:
@@ -93,7 +93,7 @@ class Microcanonical(Adaptation):
 
     def final(self, adapted: MicrocanonicalState, kernel: Kernel[Any], params: Any) -> Any:
         """See `Adaptation.final`."""
-        if isinstance(kernel, MAMS):
+        if isinstance(kernel.innermost, MAMS):
             return self.averaging.final(adapted.step_size, kernel, params)
         return with_step_size(params, adapted.step_size.exp())
 
@@ -111,8 +111,10 @@ class Microcanonical(Adaptation):
 
 
 def _whiten(factor: Tensor, x: Tensor) -> Tensor:
-    """L^-1 x for every row of x (C, D); for masses that all chains share."""
-    if factor.ndim == 2:
-        whitened: Tensor = torch.linalg.solve_triangular(factor, x.T, upper=False).T
-        return whitened
-    return x / factor
+    """L^-1 x for every row of x (C, D)."""
+    if factor.ndim < 2:
+        return x / factor
+    if factor.ndim == 3 and factor.shape[1] == 1:
+        return x / factor.squeeze(1)
+    whitened: Tensor = torch.linalg.solve_triangular(factor, x.unsqueeze(-1), upper=False).squeeze(-1)
+    return whitened

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..adaptation.base import Adaptation
 from ..checks import check_positive
 from ..energy import Target
 from ..errors import ParameterError
@@ -29,8 +30,10 @@ class Clipped(Kernel[Params]):
 
     Attributes:
         kernel: The kernel. Of one that is made of kernels clip the parts, each as it needs.
-        max_norm: Euclidean norm of the longest gradient of a chain, in nats per unit of the position, after the
-            temperature and before the inverse mass. Longer ones are scaled down to it; NaN stays NaN.
+        max_norm: Euclidean norm of the longest gradient of a chain, in nats per unit of the position, before the
+            temperature and the inverse mass. Longer ones are scaled down to it; NaN stays NaN. As it is clipped before
+            the temperature, a gradient scales with 1 / T whether it is clipped or not, which replicas that change
+            their temperature rely on.
     """
 
     kernel: Kernel[Any]
@@ -98,6 +101,15 @@ class Clipped(Kernel[Params]):
         """See `Kernel.restore`."""
         return self.kernel.restore(ClippedTarget(target, self.max_norm), position, memory, params)
 
+    @property
+    def innermost(self) -> Kernel[Any]:
+        """See `Kernel.innermost`."""
+        return self.kernel.innermost
+
+    def default_adaptation(self) -> Adaptation:
+        """See `Kernel.default_adaptation`."""
+        return self.kernel.default_adaptation()
+
     def notes(self, means: Mapping[str, Tensor]) -> tuple[str, ...]:
         """See `Kernel.notes`."""
         return self.kernel.notes(means)
@@ -108,7 +120,7 @@ class ClippedTarget(Target):
 
     Args:
         target: The target.
-        max_norm: Of the longest gradient of a chain.
+        max_norm: Of the longest gradient of a chain, before the temperature.
     """
 
     def __init__(self, target: Target, max_norm: float) -> None:
@@ -120,7 +132,13 @@ class ClippedTarget(Target):
         energy, grad = self._target(x)
         # In float64, where squares of large float32 gradients do not overflow.
         norm = torch.linalg.vector_norm(grad, dim=1, keepdim=True, dtype=torch.float64)
-        return energy, grad * torch.clamp(self._max_norm / norm, max=1.0).to(grad.dtype)
+        limit = self._max_norm * self.inverse_temperature
+        return energy, grad * torch.clamp(limit / norm, max=1.0).to(grad.dtype)
+
+    @property
+    def inverse_temperature(self) -> Tensor | float:
+        """See `Target.inverse_temperature`."""
+        return self._target.inverse_temperature
 
     def energy(self, x: Tensor) -> Tensor:
         """See `Target.energy`."""

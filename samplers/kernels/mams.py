@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..accept import accept, log_ratio
-from ..checks import check_fraction, check_positive
+from ..adaptation.base import Adaptation
+from ..checks import check_count, check_fraction, check_positive
 from ..energy import Target
 from ..kernel import Info, Noise, PlainKernel, State, StateLike
 from ..loops import while_any
@@ -62,6 +63,8 @@ class MAMS(PlainKernel[MAMSParams]):
     Attributes:
         step_size: Time step, in units of the position (at unit mass). The speed is one: it is the length of a step.
         trajectory_length: Largest length of a flight; of the order of sqrt(D) times the target's standard deviation.
+        max_steps: Most steps in a flight, whatever the length; it bounds what a step size gone wrong in warm-up may
+            cost.
         target_accept: 0.9, as in the source: accepting more than HMC pays, as flights are long.
 
     Source: Robnik, Cohn-Gordon and Seljak (2025), arXiv 2503.01707, algorithm 1, with the directions refreshed wholly.
@@ -70,6 +73,7 @@ class MAMS(PlainKernel[MAMSParams]):
 
     step_size: float = 0.1
     trajectory_length: float = 2.0
+    max_steps: int = 1000
     target_accept: float = 0.9
 
     sites: ClassVar[Mapping[str, Site]] = {
@@ -82,11 +86,18 @@ class MAMS(PlainKernel[MAMSParams]):
     def __post_init__(self) -> None:
         check_positive("step_size", self.step_size)
         check_positive("trajectory_length", self.trajectory_length)
+        check_count("max_steps", self.max_steps, 1)
         check_fraction("target_accept", self.target_accept)
 
     def make_params(self, step_size: Tensor, factor: Tensor) -> MAMSParams:
         """See `PlainKernel.make_params`."""
         return MAMSParams(step_size, factor, factor.new_tensor(self.trajectory_length))
+
+    def default_adaptation(self) -> Adaptation:
+        """See `Kernel.default_adaptation`: step size and length of flight."""
+        from ..adaptation.microcanonical import Microcanonical  # it knows this kernel
+
+        return Microcanonical()
 
     def init(self, target: Target, position: Tensor, params: MAMSParams) -> StateLike:
         """See `Kernel.init`."""
@@ -104,7 +115,8 @@ class MAMS(PlainKernel[MAMSParams]):
             steps_left, change = flight.steps_left - 1, flight.kinetic_change + change
             return _Flight(steps_left > 0, steps_left, moved, direction, change, flight.num_grad_evals + 1)
 
-        steps = torch.ceil(noise["length"] * params.trajectory_length / params.step_size).expand_as(state.energy)
+        steps = torch.ceil(noise["length"] * params.trajectory_length / params.step_size).clamp(max=self.max_steps)
+        steps = steps.expand_as(state.energy)
         none = torch.zeros_like(state.energy, dtype=torch.float64)
         start = _Flight(steps > 0, steps, state, unit(noise["direction"]), none, none)
         end = while_any(fly, start)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..accept import accept, log_ratio
+from ..adaptation.base import Adaptation
 from ..checks import check_positive
 from ..energy import Target
 from ..kernel import Info, Noise, State
@@ -66,6 +67,12 @@ class MCLMC(MomentumKernel[MCLMCParams]):
     def make_params(self, step_size: Tensor, factor: Tensor) -> MCLMCParams:
         """See `PlainKernel.make_params`."""
         return MCLMCParams(step_size, factor, factor.new_tensor(self.decoherence_length))
+
+    def default_adaptation(self) -> Adaptation:
+        """See `Kernel.default_adaptation`: step size and decoherence length."""
+        from ..adaptation.microcanonical import Microcanonical  # it knows this kernel
+
+        return Microcanonical()
 
     def init(self, target: Target, position: Tensor, params: MCLMCParams) -> MomentumState:
         """See `Kernel.init`."""

@@ -6,8 +6,9 @@ that is a test of sampler, energy and simulation together, for posteriors that n
 
 Posterior draws of one chain depend on each other, which bends the ranks of an exact sampler too (thinning only hides
 it). Here they need not be independent, nor need chains have converged: the truth stands at a random place *within* its
-chain, as some draws are made by going on from it and the others by going back from it. Then any exact kernel gives
-uniform ranks, whatever the number of draws, and the band holds at every number of replicates.
+chain, as some draws are made by going on from it and the others by going back from it. Then any exact kernel whose
+chains remember nothing but their position gives uniform ranks, whatever the number of draws, and the band holds at
+every number of replicates.
 
 Sources: Talts, Betancourt, Simpson, Vehtari and Gelman (2018), arXiv 1804.06788, theorem 1; the random place: Gandy and
 Scott (2020), arXiv 2001.06465; the energy as a test quantity, which sees faults that no coordinate sees: Modrak et al.
@@ -127,7 +128,8 @@ def check_calibration(
         The report; nothing is raised where a sampler fails.
 
     Raises:
-        ParameterError: If a count or rate is out of range.
+        ParameterError: If a count or rate is out of range, or chains remember more than their position: going back,
+            such a chain would have to remember what it did going forth.
     """
     check_count("num_draws", num_draws, 1)
     layout = Layout.of(truth)
@@ -145,6 +147,11 @@ def check_calibration(
         )
         for one in (backward or kernel, kernel)
     ]
+    if memory := sorted(runs[0].chains.memory):
+        raise ParameterError(
+            f"chains of {type(kernel).__name__} remember {', '.join(memory)}, which cannot be drawn to go back from "
+            "the truth. Calibrate its relative without memory, such as HMC, and check this one with check_kernel."
+        )
     draws = _around(*(layout.ravel(run.draws) for run in runs), generator=generator)
 
     def quantities(x: Tensor) -> Tensor:

@@ -116,6 +116,17 @@ def test_a_figure_that_is_gone_is_worse_if_it_could_be_judged() -> None:
     assert compare(unclear, report()).num_unclear == 1
 
 
+def test_a_budget_that_no_longer_suffices_proves_nothing() -> None:
+    old, new = report(), report()
+    name = "gradients_to_low_error/banana/hmc"
+    for content in (old, new):
+        content["summary"][name], content["spread"][name] = 1500.0, {"standard_error": 50.0, "degrees_of_freedom": 7}
+    del new["summary"][name], new["spread"][name]
+    found = compare(old, new)
+    assert found.changes == ()
+    assert any("the budget did not suffice" in note for note in found.notes)
+
+
 def test_cells_that_are_missing_or_run_otherwise_are_noted() -> None:
     new = report()
     new["rows"]["banana/hmc"]["options"] = "HMC(jitter=0.5)"

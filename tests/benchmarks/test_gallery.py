@@ -8,7 +8,7 @@ import pytest
 from matplotlib import image
 
 from lamina.benchmarks import gallery
-from lamina.benchmarks.densities import DENSITIES, POSTERIORS, make_density, make_posterior
+from lamina.benchmarks.densities import DENSITIES, REFERENCE_TARGETS, make_density, make_reference_target
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PLANAR = [name for name in DENSITIES if make_density(name).dim == 2]
@@ -21,7 +21,7 @@ def test_page_is_up_to_date() -> None:
 
 def test_every_target_has_its_entry() -> None:
     page = gallery.gallery_page()
-    for target in (*map(make_density, DENSITIES), *map(make_posterior, POSTERIORS)):
+    for target in (*map(make_density, DENSITIES), *map(make_reference_target, REFERENCE_TARGETS)):
         _, entry = page.split(f"\n### {target.name}\n")
         entry = entry.split("\n#")[0]
         assert all(text in entry for text in (target.formula, target.reveals, target.source))

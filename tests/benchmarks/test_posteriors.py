@@ -1,4 +1,4 @@
-"""Posteriors: their energies against SciPy, their references against quadrature and against HMC.
+"""Posteriors: their energies against SciPy, their references against quadrature, exact identities, and HMC.
 
 The energies are compared with log-densities written down from the published models, up to the constant that an
 energy leaves open. Statistical checks have a fixed seed and a stated rate of false alarms; controls plant errors.
@@ -20,20 +20,24 @@ from scipy import integrate, special, stats
 from torch import Tensor
 
 from lamina.benchmarks.densities import (
-    POSTERIORS,
+    REFERENCE_TARGETS,
     CenteredEightSchools,
     EightSchools,
-    Posterior,
+    Phi4,
+    ReferenceTarget,
     Vote,
-    make_posterior,
+    make_phi4_references,
+    make_reference_target,
     make_references,
 )
-from lamina.benchmarks.densities.posterior import read_data
+from lamina.benchmarks.densities.reference_target import read_data
 from lamina.samplers import HMC, mcse_mean, sample
-from lamina.samplers.errors import PositionError, UnknownNameError
+from lamina.samplers.errors import ParameterError, PositionError, UnknownNameError
 
-NAMES = sorted(POSTERIORS)
-SAMPLED = ["eight_schools", "vote", "wells"]  # a short run does not reach the neck of the centred schools' funnel
+NAMES = sorted(REFERENCE_TARGETS)
+LATTICES = ["phi4", "ordered_phi4"]
+# A short run neither reaches the neck of the centred schools' funnel nor crosses often between the phases of a lattice.
+SAMPLED = ["eight_schools", "vote", "wells", "phi4"]
 
 # Rubin (1981), table 1.
 Y = np.array([28, 8, -3, 7, -1, 1, 18, 12])
@@ -41,14 +45,16 @@ SIGMA = np.array([15, 10, 16, 11, 9, 11, 10, 18])
 
 # Two-sided z-tests, with 1e-6 for all averages of a test together.
 SCHOOLS_MAX_Z = float(stats.norm.isf(0.5e-6 / 20))
-HMC_MAX_Z = float(stats.norm.isf(0.5e-6 / 30))
+HMC_MAX_Z = float(stats.norm.isf(0.5e-6 / 44))
+SMALL_LATTICE_MAX_Z = float(stats.norm.isf(0.5e-6 / 14))
+MAX_Z = float(stats.norm.isf(0.5e-6))
 
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def points(posterior: Posterior, num: int, seed: int = 0) -> Tensor:
+def points(posterior: ReferenceTarget, num: int, seed: int = 0) -> Tensor:
     """Positions about as wide as the posterior: at the schools' scale, or near the mean of the regressions."""
     noise = torch.randn(num, posterior.dim, generator=seeded(seed), dtype=torch.float64)
     match posterior:
@@ -56,6 +62,8 @@ def points(posterior: Posterior, num: int, seed: int = 0) -> Tensor:
             return noise + torch.tensor([4.0, 1.0, *[0.0] * 8], dtype=torch.float64)
         case CenteredEightSchools():
             return torch.tensor([4.0, 1.0, *[4.0] * 8]) + noise * torch.tensor([3.0, 1.0, *[4.0] * 8])
+        case Phi4():
+            return 0.5 * noise
         case _:
             return posterior.mean + (posterior.second_moment - posterior.mean**2).sqrt() * noise
 
@@ -65,7 +73,7 @@ def points(posterior: Posterior, num: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_declares_its_facts(name: str) -> None:
-    posterior = make_posterior(name)
+    posterior = make_reference_target(name)
     assert posterior.name == name
     for text in (posterior.reveals, posterior.formula, posterior.source, posterior.reference):
         assert text
@@ -83,19 +91,19 @@ def test_declares_its_facts(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_is_final_frozen_and_a_value(name: str) -> None:
-    posterior = make_posterior(name)
+    posterior = make_reference_target(name)
     assert getattr(type(posterior), "__final__", False)
     with pytest.raises(FrozenInstanceError):
         posterior.name = "other"  # type: ignore[misc]
-    assert pickle.loads(pickle.dumps(posterior)) == posterior == make_posterior(name)
-    assert hash(posterior) == hash(make_posterior(name))
+    assert pickle.loads(pickle.dumps(posterior)) == posterior == make_reference_target(name)
+    assert hash(posterior) == hash(make_reference_target(name))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("name", NAMES)
 def test_follows_its_input(name: str, device: str, dtype: torch.dtype) -> None:
-    posterior = make_posterior(name)
+    posterior = make_reference_target(name)
     x = points(posterior, 7).to(device=device, dtype=dtype)
     for values, shape in ((posterior(x), (7,)), (posterior.parameters(x), (7, len(posterior.parameter_names)))):
         assert values.shape == shape
@@ -105,14 +113,14 @@ def test_follows_its_input(name: str, device: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_float32_energy_agrees_with_float64(name: str) -> None:
-    posterior = make_posterior(name)
+    posterior = make_reference_target(name)
     x = points(posterior, 100).float()
     torch.testing.assert_close(posterior(x).double(), posterior(x.double()), rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients(name: str) -> None:
-    posterior = make_posterior(name)
+    posterior = make_reference_target(name)
     x = points(posterior, 4).requires_grad_()
     assert torch.autograd.gradcheck(posterior, x)
     assert torch.autograd.gradcheck(posterior.parameters, x)
@@ -120,7 +128,7 @@ def test_gradients(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_wrong_positions_are_refused(name: str) -> None:
-    posterior = make_posterior(name)
+    posterior = make_reference_target(name)
     for fn in (posterior, posterior.parameters):
         with pytest.raises(PositionError, match="shape"):
             fn(torch.zeros(3, 11))
@@ -130,10 +138,27 @@ def test_wrong_positions_are_refused(name: str) -> None:
 
 def test_unknown_posterior() -> None:
     with pytest.raises(UnknownNameError, match="wells"):
-        make_posterior("well")
+        make_reference_target("well")
 
 
 # --- energies ------------------------------------------------------------------------------------------
+
+
+COUPLINGS = {"phi4": 6.008, "ordered_phi4": 4.25}
+
+
+def lattice_averages(field: np.ndarray, coupling: float) -> np.ndarray:
+    """Averages over lattices of m^2 = -4 from their definitions: (L, L, C) -> (7, C)."""
+    side = len(field)
+    right, below = np.roll(field, -1, axis=1), np.roll(field, -1, axis=0)
+    action = (right - field) ** 2 + (below - field) ** 2 - 4.0 * field**2 + coupling * field**4
+    averages = [values.mean((0, 1)) for values in (field, field**2, action, field * (right + below) / 2)]
+    averages.insert(1, averages[0] ** 2)
+    lines = [field.mean(0), field.mean(1)]
+    for distance in (side // 2 - 1, side // 2):
+        products = [line[t] * line[(t + distance) % side] for line in lines for t in range(side)]
+        averages.append(np.mean(products, axis=0))
+    return np.array(averages)
 
 
 def log_density(name: str, x: np.ndarray) -> float:
@@ -144,6 +169,8 @@ def log_density(name: str, x: np.ndarray) -> float:
         given = stats.norm(mu, tau) if name.startswith("centered") else stats.norm(0, 1)
         prior = stats.norm.logpdf(mu, 0, 5) + stats.halfcauchy.logpdf(tau, scale=5) + x[1]  # + log d tau / d log tau
         return float(given.logpdf(rest).sum() + stats.norm.logpdf(Y, theta, SIGMA).sum() + prior)
+    if name in LATTICES:
+        return float(-64 * lattice_averages(x.reshape(8, 8, 1), COUPLINGS[name])[3, 0])
     rows = np.array([line.split(",") for line in read_data(f"{name}.csv").split()[1:]], dtype=float)
     probability = special.expit(x[0] + rows[:, :-2] @ x[1:])
     return float(stats.binom.logpmf(rows[:, -1], rows[:, -2], probability).sum())
@@ -151,7 +178,7 @@ def log_density(name: str, x: np.ndarray) -> float:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_energy_agrees_with_scipy(name: str) -> None:
-    posterior = make_posterior(name)
+    posterior = make_reference_target(name)
     x = points(posterior, 20)
     constants = posterior(x).numpy() + [log_density(name, row) for row in x.numpy()]
     np.testing.assert_allclose(constants, constants[0], rtol=0, atol=1e-8)
@@ -227,10 +254,95 @@ def test_reference_of_vote_agrees_with_cubature() -> None:
     np.testing.assert_allclose(moments, torch.cat([posterior.mean, posterior.second_moment]), rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", LATTICES)
+def test_parameters_of_lattices_are_their_definitions(name: str) -> None:
+    lattice = make_reference_target(name)
+    x = points(lattice, 20)
+    expected = lattice_averages(x.T.numpy().reshape(8, 8, -1), COUPLINGS[name])
+    np.testing.assert_allclose(lattice.parameters(x).T, expected, rtol=1e-12, atol=1e-14)
+
+
+def small_lattice_moments(coupling: float, num_nodes: int) -> np.ndarray:
+    """First and second moments for L = 2 by the trapezoid rule."""
+    axis = np.linspace(-1.4, 1.4, num_nodes)
+    averages = lattice_averages(np.array(np.meshgrid(*[axis] * 4)).reshape(2, 2, -1), coupling)
+    weights = special.softmax(-4 * averages[3])
+    return np.array([averages @ weights, averages**2 @ weights])
+
+
+@functools.cache
+def small_lattice_reference() -> tuple[np.ndarray, np.ndarray]:
+    """Moments for L = 2 and their errors, as the script makes them."""
+    rows = make_phi4_references.reference_of(Phi4(side=2), 100, 50)["parameters"].values()
+    moments = [[row[key] for row in rows] for key in ("mean", "second_moment")]
+    return np.array(moments), np.array([[row[f"{key}_error"] for row in rows] for key in ("mean", "second_moment")])
+
+
+@pytest.mark.parametrize(("coupling", "is_the_lattice"), [(6.008, True), (7.2, False)])
+def test_references_of_lattices_are_made_right(coupling: float, is_the_lattice: bool) -> None:
+    """A lattice so small that quadrature tells its moments to 1e-6; and not those for 20 % more coupling."""
+    exact = small_lattice_moments(coupling, 24)
+    np.testing.assert_allclose(exact, small_lattice_moments(coupling, 22), rtol=1e-6, atol=1e-6)
+    reference, error = small_lattice_reference()
+    z = (reference - exact) / error
+    assert (np.abs(z).max() < SMALL_LATTICE_MAX_Z) == is_the_lattice, z
+
+
+@pytest.mark.parametrize("name", LATTICES)
+def test_reference_of_lattices_has_converged(name: str) -> None:
+    reference = json.loads(read_data("references.json"))["posteriors"][name]
+    assert reference["largest_rhat"] < 1.01
+    assert reference["smallest_ess"] > 5000
+    assert reference["num_divergent"] == 0
+
+
+def facts(name: str) -> dict[str, tuple[float, float]]:
+    """Mean of each parameter, and its error."""
+    posterior = make_reference_target(name)
+    pairs = zip(posterior.mean.tolist(), posterior.mean_error.tolist(), strict=True)
+    return dict(zip(posterior.parameter_names, pairs, strict=True))
+
+
+@pytest.mark.parametrize("name", LATTICES)
+def test_reference_of_lattices_obeys_exact_identities(name: str) -> None:
+    """As many phi as -phi; and the virial theorem E[x . grad S] = D, here 4 E[action] + 8 E[neighbours] = 1.
+
+    The two averages depend on each other, so their errors add up at most: alarms are rarer than 1e-6 each.
+    """
+    mean, error = facts(name)["magnetisation"]
+    assert abs(mean) < MAX_Z * error
+    (action, action_error), (neighbours, neighbours_error) = (facts(name)[key] for key in ("action", "neighbours"))
+    deviation = 4 * action + 8 * neighbours - 1
+    assert abs(deviation) < MAX_Z * (4 * action_error + 8 * neighbours_error)
+
+
+@pytest.mark.parametrize(("name", "is_published"), [("phi4", True), ("ordered_phi4", False)])
+def test_mass_of_phi4_is_as_published(name: str, is_published: bool) -> None:
+    """L times the mass is 3.97(5) in table I of Albergo et al. (2019); and less where the lattice is ordered.
+
+    Half the way round the lattice the mass is acosh(G(3) / G(4)). Errors of both correlators are taken to add up.
+    """
+    (near, near_error), (far, far_error) = (facts(name)[f"zero_momentum[{distance}]"] for distance in (3, 4))
+    mass = np.arccosh(near / far)
+    error = near / far * (near_error / near + far_error / far) / np.sinh(mass)
+    assert (abs(8 * mass - 3.97) < MAX_Z * np.hypot(8 * error, 0.05)) == is_published
+
+
+def test_only_the_lattices_of_the_registry_have_a_reference() -> None:
+    with pytest.raises(ParameterError, match=r"Phi4\.ordered\(\)"):
+        _ = Phi4(side=4).mean
+
+
+@pytest.mark.parametrize("wrong", [{"side": 1}, {"coupling": 0.0}, {"mass_squared": float("nan")}], ids=str)
+def test_wrong_lattices_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ParameterError, match=next(iter(wrong))):
+        Phi4(**wrong)  # type: ignore[arg-type]
+
+
 @functools.cache
 def draws(name: str) -> Tensor:
     """Draws of a short run, (C, N, D)."""
-    posterior = make_posterior(name)
+    posterior = make_reference_target(name)
     start = points(posterior, 30, seed=1)
     kernel = HMC(step_size=0.5, num_leapfrog_steps=6, jitter=0.3, target_accept=0.9)
     centered = start - start.mean(0)
@@ -244,7 +356,7 @@ def draws(name: str) -> Tensor:
 @pytest.mark.parametrize("name", SAMPLED)
 def test_hmc_agrees_with_the_reference(name: str, shift: float, is_right: bool) -> None:
     """And not with one that is shifted by 0.3 standard deviations."""
-    posterior = make_posterior(name)
+    posterior = make_reference_target(name)
     parameters = torch.stack([posterior.parameters(chain) for chain in draws(name)])
     both = torch.cat([parameters, parameters**2], dim=2)
     deviation = (posterior.second_moment - posterior.mean**2).sqrt()
@@ -256,7 +368,7 @@ def test_hmc_agrees_with_the_reference(name: str, shift: float, is_right: bool) 
 
 @pytest.mark.parametrize("name", SAMPLED)
 def test_plot_box_holds_the_mass(name: str) -> None:
-    low, high = torch.tensor(make_posterior(name).plot_box, dtype=torch.float64).T
+    low, high = torch.tensor(make_reference_target(name).plot_box, dtype=torch.float64).T
     inside = ((draws(name)[..., :2] > low) & (draws(name)[..., :2] < high)).all(2)
     assert inside.double().mean() > 0.9
 
@@ -296,6 +408,23 @@ def test_references_are_made_as_committed(monkeypatch: pytest.MonkeyPatch, tmp_p
     of_tau = made["posteriors"]["eight_schools"]["parameters"]["tau"]
     assert of_tau["mean"] == pytest.approx(float(chains[:, 1].mean()))
     assert of_tau["second_moment_error"] == pytest.approx(float(mcse_mean(chains[:, 1] ** 2)))
+
+
+def test_references_of_lattices_join_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A short run of the script replaces the references of the lattices in a copy of our file, and nothing else."""
+    path = tmp_path / "references.json"
+    path.write_text(read_data("references.json"))
+    monkeypatch.setattr(make_references, "_DATA", tmp_path)
+    monkeypatch.setattr(make_phi4_references, "_NUM_WARMUP", 20)
+    monkeypatch.setattr(make_phi4_references, "_NUM_DRAWS", 4)
+    make_phi4_references.main()
+    made, committed = json.loads(path.read_text()), json.loads(read_data("references.json"))
+    for name in LATTICES:
+        one, other = made["posteriors"].pop(name), committed["posteriors"].pop(name)
+        assert one["parameters"] != other["parameters"]
+        assert one["parameters"].keys() == other["parameters"].keys()
+        assert one.keys() == other.keys()
+    assert made == committed
 
 
 def ungrouped(name: str, keys: tuple[str, ...]) -> dict[str, list[float]]:

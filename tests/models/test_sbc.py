@@ -25,7 +25,7 @@ from lamina.models import (
     QuadraticEnergy,
     seeded_init,
 )
-from lamina.samplers import HMC, MALA, ULA, Info, Kernel, ParameterError, State, Target
+from lamina.samplers import GHMC, HMC, MALA, ULA, Info, Kernel, ParameterError, State, Target
 from lamina.samplers.accept import accept, log_ratio
 from lamina.samplers.kernel import Noise
 from lamina.samplers.kernels.blocks import Blocks
@@ -159,3 +159,9 @@ def test_draws_that_do_not_fit_are_refused() -> None:
         sbc_ranks(torch.zeros(3, 2), torch.zeros(3, 5), generator=seeded(0))
     with pytest.raises(ParameterError, match="num_draws"):
         check(MALA(), num_draws=0)
+
+
+def test_chains_that_remember_are_refused() -> None:
+    truth = torch.randn(20, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ParameterError, match="chains of GHMC remember is_fresh, momentum"):
+        check_calibration(GHMC(), lambda x: x.square().sum(1), truth, generator=torch.Generator().manual_seed(1))

@@ -243,9 +243,7 @@ def test_kernels_by_name() -> None:
         assert isinstance(kernel, kind)
         assert kernel.step_size == 0.25
         assert kernel_name(kernel) == name
-    with pytest.raises(
-        UnknownNameError, match=r"unknown kernel 'mall'\. Did you mean .*'mala'.*\? Known: .*ula"
-    ):
+    with pytest.raises(UnknownNameError, match=r"unknown kernel 'mall'\. Did you mean .*'mala'.*\? Known: .*ula"):
         make_kernel("mall")
     with pytest.raises(ParameterError, match=r"'mala' has options .*step_size.*; got leapfrog, stepsize"):
         make_kernel("mala", stepsize=0.1, leapfrog=3)

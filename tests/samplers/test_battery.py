@@ -129,6 +129,27 @@ def test_parallel_tempering(inner: Kernel[Any], names: tuple[str, ...]) -> None:
     assert_exact(report)
 
 
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        ParallelTempering(inner=Clipped(kernel=MALA(), max_norm=0.5), inverse_temperatures=LADDER),
+        Clipped(kernel=ParallelTempering(inner=MALA(), inverse_temperatures=LADDER), max_norm=0.5),
+    ],
+    ids=["clipped-inside", "clipped-outside"],
+)
+def test_clipping_and_tempering_agree(kernel: Kernel[Any]) -> None:
+    """Replicas carry gradients from one temperature to another: those must be the clipped ones of their new place."""
+    report = check_kernel(
+        kernel,
+        targets=[TARGETS["skewed"]],
+        memory=exact_replicas,
+        num_chains=20_000,
+        false_alarm=FALSE_ALARM,
+        max_shift=0.05,
+    )
+    assert_exact(report)
+
+
 @dataclass(frozen=True)
 class InTwo:
     """A target whose position has two parts: its first coordinate, and the others."""

@@ -8,7 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from lamina.samplers import HMC, MALA, ULA, GeneratorNoise, Layout, ParameterError, State, Target
+from lamina.samplers import (
+    HMC,
+    MALA,
+    ULA,
+    ChEES,
+    GeneratorNoise,
+    Layout,
+    ParameterError,
+    RandomisedHMC,
+    State,
+    Target,
+    sample,
+)
 from lamina.samplers.kernels.clipped import Clipped, ClippedTarget
 from lamina.samplers.kernels.ghmc import GHMC
 from lamina.samplers.kernels.leapfrog import leapfrog
@@ -54,14 +66,13 @@ def test_extreme_gradients(dtype: torch.dtype) -> None:
 
 
 def test_parts_and_copies_of_a_target_are_clipped_too() -> None:
-    """Copies after their own temperatures."""
+    """Copies before their own temperatures: their gradients are those of the chain, times an inverse temperature."""
     x = normals(60, 0)
     target, part = target_of(x, 1.5), slice(10, 30)
     assert torch.equal(target.rows(part)(x[part])[1], target(x)[1][part])
     beta = torch.tensor([1.0, 0.1], dtype=torch.float64).expand(60, 2)
     copies = target.replicated(beta)(x.repeat_interleave(2, dim=0))[1].reshape(60, 2, DIM)
-    cool = target_of(x, 15.0)(x)[1] / 10  # a gradient of a tenth reaches 1.5 where the whole one reaches 15
-    torch.testing.assert_close(copies, torch.stack((target(x)[1], cool), dim=1))
+    torch.testing.assert_close(copies, torch.stack((target(x)[1], 0.1 * target(x)[1]), dim=1))
 
 
 def test_clipped_leapfrog_is_reversible() -> None:
@@ -118,3 +129,11 @@ def test_wrong_options() -> None:
         Clipped(kernel="mala", max_norm=1.0)  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="max_norm must be positive and finite; got 0"):
         Clipped(kernel=MALA(), max_norm=0)
+
+
+def test_adaptations_find_the_kernel_inside() -> None:
+    kernel = Clipped(kernel=RandomisedHMC(), max_norm=1.0)
+    assert kernel.default_adaptation() == ChEES()
+    x = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    result = sample(lambda x: x.square().sum(1), kernel, x, num_samples=2, num_warmup=30, noise=0)
+    assert float(result.chains.params.trajectory_length) != RandomisedHMC().trajectory_length

@@ -24,6 +24,8 @@ from lamina.samplers import (
     Info,
     Kernel,
     Layout,
+    ParallelTempering,
+    ParameterError,
     Position,
     RandomisedHMC,
     ReplayNoise,
@@ -473,8 +475,25 @@ def test_momenta_that_do_not_reach_the_tails_are_told(kernel: Kernel[Any]) -> No
 
     x = torch.randn(4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     result = sample(funnel, kernel, x, num_samples=150, noise=0, collect=("total_energy",))
+    assert result.ebfmi is not None
+    torch.testing.assert_close(result.ebfmi, ebfmi(result.info["total_energy"]))
     told = any("E-BFMI is as low as" in note for note in result.summary().notes)
     assert told == (float(ebfmi(result.info["total_energy"]).min()) < 0.3)
     assert told
     light = sample(lambda x: 0.5 * x.square().sum(1), kernel, x, num_samples=100, noise=0, collect=("total_energy",))
     assert not any("E-BFMI" in note for note in light.summary().notes)
+
+
+def test_chains_go_on_with_kernels_that_fit_them() -> None:
+    first = sample(lambda x: x.square().sum(1), HMC(num_leapfrog_steps=2), start(), num_samples=2, noise=0)
+    with pytest.raises(ParameterError, match="num_leapfrog_steps of the chains does not fit"):
+        sample(lambda x: x.square().sum(1), HMC(num_leapfrog_steps=50), first.chains, num_samples=2)
+    ladders = [ParallelTempering(inner=MALA(), inverse_temperatures=ladder) for ladder in ((1.0, 0.3), (1.0, 0.3, 0.1))]
+    short = sample(lambda x: x.square().sum(1), ladders[0], start(), num_samples=2, noise=0)
+    with pytest.raises(ParameterError, match="of the chains does not fit"):
+        sample(lambda x: x.square().sum(1), ladders[1], short.chains, num_samples=2)
+
+
+def test_warm_up_says_when_it_adapts_nothing() -> None:
+    result = sample(lambda x: x.square().sum(1), ULA(step_size=0.1), start(), num_samples=4, num_warmup=5, noise=0)
+    assert any("Warm-up adapted nothing" in note for note in result.summary().notes)

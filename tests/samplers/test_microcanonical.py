@@ -216,6 +216,31 @@ def test_tuned_lengths_are_the_size_of_the_target(mass: Tensor | None, spread: l
             assert 0.5 < float(tuned.info["energy_error"].square().mean()) / 3 / 5e-4 < 2
 
 
+def test_tuned_lengths_know_masses_of_their_own() -> None:
+    """A mass for each chain whitens that chain."""
+    from lamina.samplers.adaptation.microcanonical import _whiten
+
+    x = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    roots = torch.linalg.cholesky(torch.eye(3).double() + 0.3) * torch.arange(1.0, 6.0).double().reshape(5, 1, 1)
+    dense = _whiten(roots, x)
+    torch.testing.assert_close((roots @ dense.unsqueeze(2)).squeeze(2), x)
+    diagonal = roots.diagonal(dim1=1, dim2=2).unsqueeze(1)
+    torch.testing.assert_close(_whiten(diagonal, x) * diagonal.squeeze(1), x)
+    torch.testing.assert_close(_whiten(roots[0], x), torch.linalg.solve(roots[0], x.T).T)
+
+
+def test_flights_are_bounded_while_the_step_size_is_still_wrong() -> None:
+    narrow = sample(
+        lambda x: 0.5 * (x / 1e-4).square().sum(1),
+        MAMS(max_steps=20),
+        torch.zeros(4, 2),
+        num_samples=5,
+        num_warmup=50,
+        noise=0,
+    )
+    assert int(narrow.num_grad_evals.max()) <= 100
+
+
 def test_tuning_refuses_other_kernels() -> None:
     with pytest.raises(ParameterError, match="tunes MAMS and MCLMC; got HMC"):
         sample(energy, HMC(), torch.zeros(9, 2), num_samples=1, num_warmup=5, noise=0, adaptation=Microcanonical())

@@ -1,6 +1,6 @@
 """Data and references of the posteriors, as `make_references` writes them.
 
-All come from posteriordb (https://github.com/stan-dev/posteriordb, BSD-3-Clause, see LICENSE beside this file);
+Data come from posteriordb (https://github.com/stan-dev/posteriordb, BSD-3-Clause, see LICENSE beside this file);
 `references.json` has the checksums of the archives that were read.
 
 | file                 | in posteriordb           | contents                                             |
@@ -10,5 +10,6 @@ All come from posteriordb (https://github.com/stan-dev/posteriordb, BSD-3-Clause
 | `wells.csv`          | `wells_data`             | distance in 100 m and arsenic: wells, and those left |
 | `references.json`    | draws of `eight_schools` | moments of parameters, and their errors              |
 
-The references of the regressions are our own, by quadrature.
+The references of the regressions are our own, by quadrature; those of the lattices too, from long runs of HMC
+(`make_phi4_references`).
 """

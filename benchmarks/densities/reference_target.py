@@ -1,4 +1,4 @@
-"""The contract of a posterior: an energy whose parameters have a published or converged reference."""
+"""The contract of a target without exact draws: an energy whose parameters have a published or converged reference."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .base import Target
 _Moment = Literal["mean", "mean_error", "second_moment", "second_moment_error"]
 
 
-class Posterior(Target):
-    """A posterior without exact draws, in unconstrained coordinates, with a reference for its parameters.
+class ReferenceTarget(Target):
+    """A posterior or lattice without exact draws, in unconstrained coordinates, with a reference for its parameters.
 
     Facts are about the *parameters*, functions of the position in the terms in which the model was published, so
     that all parametrisations of one model share one reference. Compare a sampler's averages of `parameters(x)` with
     them, and add up the standard errors of both.
 
-    Concrete posteriors fill in `parameter_names`, `reference_name`, `_parameters` and `_energy`.
+    Concrete ones fill in `parameter_names`, `reference_name`, `_parameters` and `_energy`.
     """
 
     @property
