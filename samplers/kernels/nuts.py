@@ -82,37 +82,55 @@ class _Choice(NamedTuple):
 
 
 class _Tree(NamedTuple):
-    """What is carried from leaf to leaf; K is the largest depth.
+    """What is carried from doubling to doubling.
 
     Attributes:
-        is_growing: Whether the chain needs more leaves.
-        depth: Complete doublings.
-        leaf: Number of the next leaf in its doubling, which has 2^depth of them.
-        num_leaves: Leaves so far, over all doublings.
+        is_growing: Whether the chain doubles once more.
+        depth: Doublings begun.
+        num_leaves: Leaves so far, the start not among them.
         back, front: The two ends of the trajectory.
         choice: From the start and all complete doublings.
         momentum_sum: Over the same points.
-        new_choice: From the doubling under way.
-        new_sum: Its sum of momenta.
-        first_momenta: Momenta at the first leaves of those subtrees of it that are not complete, (C, K D).
-        sums_before: `new_sum` before each of these leaves, (C, K D).
         accept_sum: Sum of min(1, exp(-error)) over leaves.
         is_divergent: Whether the integration failed.
     """
 
     is_growing: Tensor
     depth: Tensor
-    leaf: Tensor
     num_leaves: Tensor
     back: _Point
     front: _Point
     choice: _Choice
     momentum_sum: Tensor
-    new_choice: _Choice
-    new_sum: Tensor
+    accept_sum: Tensor
+    is_divergent: Tensor
+
+
+class _Doubling(NamedTuple):
+    """What is carried from leaf to leaf of one doubling; K is the largest depth.
+
+    Attributes:
+        is_growing: Whether the chain needs more leaves.
+        leaf: Leaves so far.
+        end: The last of them.
+        choice: From all of them.
+        momentum_sum: Over them.
+        first_momenta: Momenta at the first leaves of those subtrees that are not complete, (C, K D).
+        sums_before: `momentum_sum` before each of these leaves, (C, K D).
+        accept_sum: As in `_Tree`.
+        has_stopped: Whether the integration failed, or a subtree turned.
+        is_divergent: As in `_Tree`.
+    """
+
+    is_growing: Tensor
+    leaf: Tensor
+    end: _Point
+    choice: _Choice
+    momentum_sum: Tensor
     first_momenta: Tensor
     sums_before: Tensor
     accept_sum: Tensor
+    has_stopped: Tensor
     is_divergent: Tensor
 
 
@@ -131,9 +149,8 @@ class NUTS(PlainKernel[NUTSParams]):
     Source: Hoffman and Gelman (2014), JMLR 15; multinomial choice with biased progressive sampling and the criterion
     on sums of momenta: Betancourt (2017), arXiv 1701.02434, appendices A.3 and A.4; iterative form: Phan, Pradhan and
     Jankowiak (2019), arXiv 1912.11554, appendix A. Differs: sums of momenta are centred between the two ends, as
-    NumPyro does, which keeps trajectories on round Gaussians from running past their turn; leaves of all doublings
-    run through one loop, so that chains wait for each other once a step, not once a doubling; points outside the
-    support end a trajectory without being flagged.
+    NumPyro does, which keeps trajectories on round Gaussians from running past their turn; points outside the support
+    end a trajectory without being flagged.
     """
 
     step_size: float = 0.1
@@ -167,14 +184,22 @@ class NUTS(PlainKernel[NUTSParams]):
         """See `Kernel.step`."""
         start = _Point(*state, noise["momentum"])
 
-        def grow(*fields: Any) -> _Tree:
+        def double(*fields: Any) -> _Tree:
             tree = _Tree(*fields)
             is_forward = noise["direction"].gather(1, tree.depth) < 0.5
-            leaf = _next_leaf(target, tree, is_forward, params)
-            tree = _add(tree, leaf, is_forward, _error(start, leaf), noise["leaf"].at(tree.num_leaves))
-            return _end_doubling(tree, noise["doubling"].gather(1, tree.depth), self.max_tree_depth)
+            step_size = torch.where(is_forward, params.step_size, -params.step_size)
 
-        tree = while_any(grow, _seed(start, self.max_tree_depth))
+            def add_leaf(*fields: Any) -> _Doubling:
+                doubling = _Doubling(*fields)
+                leaf = _next_leaf(target, doubling.end, step_size, params.factor)
+                return _add(
+                    doubling, leaf, _error(start, leaf), noise["leaf"].at(tree.num_leaves + doubling.leaf), tree.depth
+                )
+
+            doubling = while_any(add_leaf, _begin(tree, is_forward, self.max_tree_depth))
+            return _end(tree, doubling, is_forward, noise["doubling"].gather(1, tree.depth), self.max_tree_depth)
+
+        tree = while_any(double, _seed(start))
         chosen = tree.choice
         info = NUTSInfo(
             accept_prob=tree.accept_sum / tree.num_leaves,
@@ -184,7 +209,7 @@ class NUTS(PlainKernel[NUTSParams]):
             energy_error=chosen.error,
             num_grad_evals=tree.num_leaves,
             total_energy=start.energy + half_square(start.momentum),
-            tree_depth=tree.depth + (tree.leaf > 0),
+            tree_depth=tree.depth,
             is_cut=tree.depth == self.max_tree_depth,
         )
         return State(chosen.position, chosen.energy, chosen.grad), info
@@ -201,35 +226,35 @@ class NUTS(PlainKernel[NUTSParams]):
         return tuple(notes)
 
 
-def _seed(start: _Point, max_depth: int) -> _Tree:
+def _seed(start: _Point) -> _Tree:
     """A tree of its start alone."""
     no = torch.zeros_like(start.energy, dtype=torch.bool)
     none, nothing = no.long(), no.double()
-    slots = torch.zeros_like(start.momentum).repeat(1, max_depth)
     choice = _Choice(start.position, start.energy, start.grad, nothing, nothing)
-    return _Tree(
-        is_growing=~no,
-        depth=none,
-        leaf=none,
-        num_leaves=none,
-        back=start,
-        front=start,
-        choice=choice,
-        momentum_sum=start.momentum,
-        new_choice=choice,
-        new_sum=start.momentum,
+    return _Tree(~no, none, none, start, start, choice, start.momentum, nothing, no)
+
+
+def _begin(tree: _Tree, is_forward: Tensor, max_depth: int) -> _Doubling:
+    """A doubling without leaves yet, from one end of the tree."""
+    slots = torch.zeros_like(tree.momentum_sum).repeat(1, max_depth)
+    no = torch.zeros_like(tree.is_growing)
+    return _Doubling(
+        is_growing=tree.is_growing,
+        leaf=no.long(),
+        end=select(is_forward, tree.front, tree.back),
+        choice=tree.choice._replace(log_weight=torch.full_like(tree.accept_sum, -torch.inf)),
+        momentum_sum=torch.zeros_like(tree.momentum_sum),
         first_momenta=slots,
         sums_before=slots,
-        accept_sum=nothing,
+        accept_sum=torch.zeros_like(tree.accept_sum),
+        has_stopped=no,
         is_divergent=no,
     )
 
 
-def _next_leaf(target: Target, tree: _Tree, is_forward: Tensor, params: NUTSParams) -> _Point:
-    """One leapfrog step beyond the end that the current doubling extends."""
-    end = select(is_forward, tree.front, tree.back)
-    step_size = torch.where(is_forward, params.step_size, -params.step_size)
-    state, momentum, _ = leapfrog(target, State(*end[:3]), end.momentum, step_size, params.factor, 1)
+def _next_leaf(target: Target, end: _Point, step_size: Tensor, factor: Tensor) -> _Point:
+    """One leapfrog step beyond an end."""
+    state, momentum, _ = leapfrog(target, State(*end[:3]), end.momentum, step_size, factor, 1)
     return _Point(*state, momentum)
 
 
@@ -240,69 +265,75 @@ def _error(start: _Point, leaf: _Point) -> Tensor:
     return torch.where(leaf.energy == -torch.inf, torch.nan, error)
 
 
-def _add(tree: _Tree, leaf: _Point, is_forward: Tensor, error: Tensor, uniform: Tensor) -> _Tree:
-    """Take a leaf into the current doubling; stop where it failed, or where a subtree that it completes turns."""
-    is_first = tree.leaf == 0
+def _add(doubling: _Doubling, leaf: _Point, error: Tensor, uniform: Tensor, depth: Tensor) -> _Doubling:
+    """Take in a leaf; stop where it failed, or where a subtree that it completes turns."""
     has_failed = ~(error <= DIVERGENCE_THRESHOLD)
     log_weight = torch.where(has_failed, -torch.inf, -error)
-    before = torch.where(is_first, -torch.inf, tree.new_choice.log_weight)
-    total = torch.logaddexp(before, log_weight)
-    is_chosen = is_first | (torch.log(uniform) < log_weight - total)
-    chosen = select(is_chosen, _Choice(*leaf[:3], error, total), tree.new_choice._replace(log_weight=total))
-
-    sum_before = torch.where(is_first, 0, tree.new_sum)
-    tree = tree._replace(
-        num_leaves=tree.num_leaves + 1,
-        back=select(is_forward, tree.back, leaf),
-        front=select(is_forward, leaf, tree.front),
-        new_choice=chosen,
-        new_sum=sum_before + leaf.momentum,
-        accept_sum=tree.accept_sum + torch.exp(log_weight.clamp(max=0)),
+    total = torch.logaddexp(doubling.choice.log_weight, log_weight)
+    is_chosen = (doubling.leaf == 0) | (torch.log(uniform) < log_weight - total)
+    chosen = _Choice(*leaf[:3], error, total)
+    momentum_sum = doubling.momentum_sum + leaf.momentum
+    first, before, is_turning = _turn_in_subtree(doubling, leaf.momentum, momentum_sum)
+    has_stopped, num_leaves = has_failed | is_turning, doubling.leaf + 1
+    return _Doubling(
+        is_growing=~has_stopped & (num_leaves < 2**depth),
+        leaf=num_leaves,
+        end=leaf,
+        choice=select(is_chosen, chosen, doubling.choice._replace(log_weight=total)),
+        momentum_sum=momentum_sum,
+        first_momenta=first,
+        sums_before=before,
+        accept_sum=doubling.accept_sum + torch.exp(log_weight.clamp(max=0)),
+        has_stopped=has_stopped,
         is_divergent=has_failed & (leaf.energy != torch.inf),
     )
-    tree, is_turning = _turn_in_subtree(tree, leaf.momentum, sum_before)
-    return tree._replace(is_growing=~(has_failed | is_turning), leaf=tree.leaf + 1)
 
 
-def _turn_in_subtree(tree: _Tree, momentum: Tensor, sum_before: Tensor) -> tuple[_Tree, Tensor]:
-    """Whether any balanced subtree that ends with this leaf turns.
+def _turn_in_subtree(doubling: _Doubling, momentum: Tensor, momentum_sum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What to remember with this leaf, and whether any balanced subtree that ends with it turns.
 
     Leaf n, in binary, says it all: a leaf with even n begins subtrees, and is remembered in the slot given by the
     number of ones above its lowest bit; a leaf with odd n ends one subtree for each of its trailing ones, whose first
     leaves lie in the slots from the same number downwards.
+
+    Returns:
+        `first_momenta` and `sums_before` with this leaf, and a column.
     """
     num_chains, dim = momentum.shape
-    slot = torch.arange(tree.first_momenta.shape[1] // dim, device=momentum.device)
-    bits = (tree.leaf >> slot) & 1
+    slot = torch.arange(doubling.first_momenta.shape[1] // dim, device=momentum.device)
+    bits = (doubling.leaf >> slot) & 1
     top = bits[:, 1:].sum(dim=1, keepdim=True)
     num_ended = bits.cumprod(dim=1).sum(dim=1, keepdim=True)
     is_begun = ((slot == top) & (bits[:, :1] == 0)).unsqueeze(2)
     is_ended = (slot <= top) & (slot > top - num_ended)
 
     shape = (num_chains, len(slot), dim)
-    first = torch.where(is_begun, momentum.unsqueeze(1), tree.first_momenta.view(shape))
-    before = torch.where(is_begun, sum_before.unsqueeze(1), tree.sums_before.view(shape))
-    is_turning = _is_turning(first, momentum.unsqueeze(1), tree.new_sum.unsqueeze(1) - before).squeeze(2) & is_ended
-    tree = tree._replace(first_momenta=first.flatten(1), sums_before=before.flatten(1))
-    return tree, is_turning.any(dim=1, keepdim=True)
+    first = torch.where(is_begun, momentum.unsqueeze(1), doubling.first_momenta.view(shape))
+    before = torch.where(is_begun, doubling.momentum_sum.unsqueeze(1), doubling.sums_before.view(shape))
+    is_turning = _is_turning(first, momentum.unsqueeze(1), momentum_sum.unsqueeze(1) - before).squeeze(2) & is_ended
+    return first.flatten(1), before.flatten(1), is_turning.any(dim=1, keepdim=True)
 
 
-def _end_doubling(tree: _Tree, uniform: Tensor, max_depth: int) -> _Tree:
-    """Where the current doubling is complete, choose between it and the old tree, and see whether the whole turns."""
-    is_complete = tree.is_growing & (tree.leaf == 2**tree.depth)
-    old, new = tree.choice, tree.new_choice
-    total = torch.logaddexp(old.log_weight, new.log_weight)
+def _end(tree: _Tree, doubling: _Doubling, is_forward: Tensor, uniform: Tensor, max_depth: int) -> _Tree:
+    """Where the doubling is complete, choose between it and the old tree, and see whether the whole turns."""
+    back = select(is_forward, tree.back, doubling.end)
+    front = select(is_forward, doubling.end, tree.front)
+    old, new = tree.choice, doubling.choice
     is_chosen = torch.log(uniform) < new.log_weight - old.log_weight
+    total = torch.logaddexp(old.log_weight, new.log_weight)
     choice = select(is_chosen, new, old)._replace(log_weight=total)
-    momentum_sum = tree.momentum_sum + tree.new_sum
-    is_turning = _is_turning(tree.back.momentum, tree.front.momentum, momentum_sum)
-    depth = tree.depth + is_complete
-    return tree._replace(
-        is_growing=tree.is_growing & ~(is_complete & is_turning) & (depth < max_depth),
+    momentum_sum, depth = tree.momentum_sum + doubling.momentum_sum, tree.depth + 1
+    is_turning = _is_turning(back.momentum, front.momentum, momentum_sum)
+    return _Tree(
+        is_growing=~(doubling.has_stopped | is_turning) & (depth < max_depth),
         depth=depth,
-        leaf=torch.where(is_complete, 0, tree.leaf),
-        choice=select(is_complete, choice, old),
-        momentum_sum=torch.where(is_complete, momentum_sum, tree.momentum_sum),
+        num_leaves=tree.num_leaves + doubling.leaf,
+        back=back,
+        front=front,
+        choice=select(doubling.has_stopped, old, choice),
+        momentum_sum=momentum_sum,
+        accept_sum=tree.accept_sum + doubling.accept_sum,
+        is_divergent=doubling.is_divergent,
     )
 
 

@@ -61,7 +61,7 @@ def arguments(kernel: Kernel[Any], seed: int) -> tuple[Any, Any, dict[str, Tenso
     x[:, 0] = x[:, 0].clamp(max=2.9)
     target, params = Target(energy, Layout.of(x), len(x)), kernel.init_params(x, step_size=0.4)
     sites = {
-        name: site._replace(is_indexed=False, width=NUM_ROUNDS) if site.is_indexed else site
+        name: site._replace(is_indexed=False, width=NUM_ROUNDS**2) if site.is_indexed else site
         for name, site in kernel.sites.items()
     }
     return params, kernel.init(target, x, params), GeneratorNoise(generator).draw(sites, x, 0), target
