@@ -90,7 +90,7 @@ _COMPARE_EXAMPLES = """examples:
 _EXACTNESS = """Check that every exact kernel leaves every toy density invariant, in both dtypes; masses take turns.
 
 Each case starts up to 100,000 chains from exact draws, takes 4 steps and compares with the exact law; a false alarm
-anywhere has a probability of at most 1e-6. The whole matrix takes 4 to 16 minutes on two cores. Rows are written as
+anywhere has a probability of at most 1e-6. The whole matrix takes about half an hour on one core. Rows are written as
 they are made, and those of the same code, machine and settings are kept, so that an interrupted run goes on with the
 same command. The exit status is 1 where a case fails.
 

@@ -62,6 +62,10 @@ def draws_over_density(density: Density, points: Mapping[str, Tensor], path: Pat
     figure.savefig(path)
 
 
+_SHOWN_ERRORS = (1e-4, 1e2)
+"""Limits of the picture: chains that leave for infinity, as unadjusted ones may, must not squeeze all others."""
+
+
 def error_against_gradients(title: str, curves: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
     """Draw how each kernel's error falls, on logarithmic axes, with a line where it counts as low.
 
@@ -81,6 +85,7 @@ def error_against_gradients(title: str, curves: Mapping[str, Mapping[str, Sequen
     axes.axhline(LOW_ERROR, color="0.55", linewidth=0.8)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.set_ylim(*_SHOWN_ERRORS)
     axes.set_xlabel("gradients after warm-up, eight chains together", fontsize=8)
     axes.set_ylabel("squared error of E[x^2] over Var[x^2]", fontsize=8)
     axes.set_title(title, fontsize=9)
