@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 
+from lamina.samplers import PluginError
 from lamina.samplers.errors import ParameterError, UnknownNameError
 
 from .banana import Banana
@@ -78,14 +79,21 @@ def make_density(name: str) -> Density:
 
     Raises:
         UnknownNameError: If there is no such density; the message shows the nearest names.
-        ParameterError: If what a distribution adds is no density.
+        PluginError: If what a distribution adds cannot be imported or built.
+        ParameterError: If it is no density.
     """
     if name in DENSITIES:
         return DENSITIES[name]()
     plugins = _plugins()
     if name not in plugins:
         raise UnknownNameError("density", name, density_names())
-    density = plugins[name].load()()
+    try:
+        density = plugins[name].load()()
+    except Exception as error:  # whatever a distribution does when it is imported
+        raise PluginError(
+            f"density {name!r} ({plugins[name].value}) cannot be built: {type(error).__name__}: {error}. Repair or "
+            "uninstall the distribution that announces it."
+        ) from error
     if not isinstance(density, Density):
         raise ParameterError(
             f"the entry point {plugins[name].value!r} should build a Density; got a {type(density).__name__}. "
@@ -95,19 +103,19 @@ def make_density(name: str) -> Density:
 
 
 def make_reference_target(name: str) -> ReferenceTarget:
-    """Build a posterior with a reference.
+    """Build a target whose parameters have a reference.
 
     Args:
         name: A key of `REFERENCE_TARGETS`.
 
     Returns:
-        The posterior.
+        The target.
 
     Raises:
-        UnknownNameError: If there is no such posterior; the message shows the nearest names.
+        UnknownNameError: If there is no such target; the message shows the nearest names.
     """
     if name not in REFERENCE_TARGETS:
-        raise UnknownNameError("posterior", name, REFERENCE_TARGETS)
+        raise UnknownNameError("reference target", name, REFERENCE_TARGETS)
     return REFERENCE_TARGETS[name]()
 
 

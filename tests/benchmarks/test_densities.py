@@ -40,6 +40,7 @@ from lamina.benchmarks.densities import (
     density_names,
     make_density,
 )
+from lamina.samplers import PluginError
 from lamina.samplers.errors import ParameterError, PositionError, UnknownNameError
 
 NAMES = sorted(DENSITIES)
@@ -498,7 +499,7 @@ def test_unknown_density() -> None:
 
 @pytest.fixture
 def plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An installed distribution that adds three densities: a good one, no density, and one under a name of ours."""
+    """An installed distribution that adds a density, what is none, what is not there, and one under a name of ours."""
     info = tmp_path / "elsewhere-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
@@ -506,6 +507,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "[lamina.densities]\n"
         "spike = lamina.benchmarks.densities:LogGamma\n"
         "number = builtins:float\n"
+        "broken = lamina.benchmarks.densities:Nothing\n"
         "banana = lamina.benchmarks.densities:LogGamma\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -513,11 +515,13 @@ def plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("plugins")
 def test_densities_of_other_distributions() -> None:
-    assert density_names() == [*DENSITIES, "number", "spike"]
+    assert density_names() == [*DENSITIES, "broken", "number", "spike"]
     assert make_density("spike") == LogGamma()
     assert make_density("banana") == Banana()
     with pytest.raises(ParameterError, match=r"'builtins:float' should build a Density; got a float"):
         make_density("number")
+    with pytest.raises(PluginError, match=r"density 'broken' .* cannot be built: AttributeError"):
+        make_density("broken")
     with pytest.raises(UnknownNameError, match="spike"):
         make_density("spikes")
 
