@@ -71,7 +71,7 @@ from .kernels.hmc import HMC, HMCInfo, HMCParams
 from .kernels.langevin import LangevinParams
 from .kernels.mala import MALA
 from .kernels.malt import MALT
-from .kernels.mams import MAMS, MAMSParams
+from .kernels.mams import MAMS, MAMSInfo, MAMSParams
 from .kernels.mclmc import MCLMC, MCLMCParams
 from .kernels.momentum import MomentumState
 from .kernels.noise_free import NoiseFreeLangevin
@@ -142,6 +142,7 @@ __all__ = [
     "LaminaError",
     "LangevinParams",
     "Layout",
+    "MAMSInfo",
     "MAMSParams",
     "MCLMCParams",
     "Microcanonical",

@@ -13,7 +13,7 @@ from ..accept import accept, log_ratio
 from ..adaptation.base import Adaptation
 from ..checks import check_count, check_fraction, check_positive
 from ..energy import Target
-from ..kernel import Info, Noise, PlainKernel, State, StateLike
+from ..kernel import Noise, PlainKernel, State, StateLike
 from ..loops import while_any
 from ..noise import Site
 from .isokinetic import check_dim, isokinetic_step, unit
@@ -30,6 +30,28 @@ class MAMSParams(NamedTuple):
 
     step_size: Tensor
     factor: Tensor
+    trajectory_length: Tensor
+
+
+class MAMSInfo(NamedTuple):
+    """What a step tells: the fields of `Info`, and how far it flew.
+
+    Attributes:
+        accept_prob: See `Info`.
+        is_accepted: See `Info`.
+        is_divergent: See `Info`.
+        energy: See `Info`.
+        energy_error: See `Info`.
+        num_grad_evals: See `Info`; also the number of steps.
+        trajectory_length: Length of the flight, (C, 1).
+    """
+
+    accept_prob: Tensor
+    is_accepted: Tensor
+    is_divergent: Tensor
+    energy: Tensor
+    energy_error: Tensor
+    num_grad_evals: Tensor
     trajectory_length: Tensor
 
 
@@ -82,6 +104,8 @@ class MAMS(PlainKernel[MAMSParams]):
         "u": Site("uniform", 1),
     }
     is_exact: ClassVar[bool] = True
+    info_fields: ClassVar[tuple[str, ...]] = MAMSInfo._fields
+    counted: ClassVar[tuple[str, ...]] = ("trajectory_length",)
 
     def __post_init__(self) -> None:
         check_positive("step_size", self.step_size)
@@ -104,7 +128,7 @@ class MAMS(PlainKernel[MAMSParams]):
         check_dim("MAMS", position.shape[1])
         return super().init(target, position, params)
 
-    def step(self, target: Target, state: State, noise: Noise, params: MAMSParams) -> tuple[State, Info]:
+    def step(self, target: Target, state: State, noise: Noise, params: MAMSParams) -> tuple[State, MAMSInfo]:
         """See `Kernel.step`."""
 
         def fly(*fields: object) -> _Flight:
@@ -121,4 +145,9 @@ class MAMS(PlainKernel[MAMSParams]):
         start = _Flight(steps > 0, steps, state, unit(noise["direction"]), none, none)
         end = while_any(fly, start)
         ratio = log_ratio(state.energy, end.state.energy, end.kinetic_change)
-        return accept(end.state, state, ratio, noise["u"], end.num_grad_evals)
+        chosen, info = accept(end.state, state, ratio, noise["u"], end.num_grad_evals)
+        return chosen, MAMSInfo(*info, end.num_grad_evals * params.step_size)
+
+    def notes(self, means: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """See `Kernel.notes`."""
+        return (f"Mean length of flights {means['trajectory_length'].mean():.3g}.",)

@@ -14,6 +14,7 @@ from lamina.samplers import (
     MAMS,
     MCLMC,
     Layout,
+    MAMSInfo,
     Microcanonical,
     ParameterError,
     PositionError,
@@ -146,7 +147,8 @@ class _HalfTheTurn(MAMS):
 
         moved, _, _ = isokinetic_step(target, state, unit(noise["direction"]), params.step_size, params.factor)
         ratio = log_ratio(state.energy, moved.energy, torch.zeros_like(state.energy))
-        return accept(moved, state, ratio, noise["u"], torch.ones_like(ratio))
+        chosen, info = accept(moved, state, ratio, noise["u"], torch.ones_like(ratio))
+        return chosen, MAMSInfo(*info, torch.ones_like(ratio))
 
 
 def test_mams_without_the_change_of_volume_is_caught() -> None:
@@ -239,6 +241,10 @@ def test_flights_are_bounded_while_the_step_size_is_still_wrong() -> None:
         noise=0,
     )
     assert int(narrow.num_grad_evals.max()) <= 100
+    lengths, step_size = narrow.means["trajectory_length"], narrow.chains.params.step_size
+    expected = narrow.num_grad_evals.double() / 5 * step_size.double()
+    torch.testing.assert_close(lengths.squeeze(1), expected, rtol=1e-5, atol=0)
+    assert f"Mean length of flights {lengths.mean():.3g}." in narrow.summary().notes
 
 
 def test_tuning_refuses_other_kernels() -> None:
