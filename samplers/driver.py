@@ -6,8 +6,9 @@ sub-batches of chains, progress, and resuming.
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +19,8 @@ from .adaptation.base import Adaptation
 from .chains import Chains
 from .checks import check_count
 from .diagnostics import MIN_EBFMI, Summary, summary
-from .eager import Eager
 from .energy import Energy, check_start
+from .engines import EngineName, start_engine
 from .errors import NumericalWarning, ParameterError
 from .kernel import Kernel, Params, is_per_chain
 from .noise import CounterNoise, GeneratorNoise, NoiseSource, noise_from_state
@@ -27,6 +28,9 @@ from .position import Layout, Position
 from .progress import progress
 from .totals import Totals
 from .warmup import WarmupReport, warm_up
+
+CHUNK_SECONDS = 0.1
+"""How long the engine works between looks at the progress bar, about."""
 
 ROUNDING_LIMIT = 1e-3
 """Rounding of an energy, in nats, beyond which acceptance is visibly biased."""
@@ -49,6 +53,7 @@ class Samples:
         kernel: The kernel.
         chains: Where the run stands: pass it to `sample` as `initial` to continue, bit for bit.
         warmup: Report of the warm-up, if there was one.
+        engine: Which engine ran, and why, in words.
     """
 
     draws: Position
@@ -61,6 +66,7 @@ class Samples:
     kernel: Kernel[Any]
     chains: Chains
     warmup: WarmupReport | None
+    engine: str
 
     def summary(self) -> Summary:
         """Mean, spread, Monte Carlo error, effective sample sizes and R-hat of every coordinate, and how it went."""
@@ -96,6 +102,7 @@ class Run:
         displacement: Root mean square distance from the start over coordinates, (C,).
         energies: Energies after each step, (C, num_steps + 1) with the start first, if they were asked for.
         chains: Where the run stands, to continue it.
+        engine: Which engine ran, and why, in words.
     """
 
     position: Position
@@ -105,6 +112,7 @@ class Run:
     displacement: Tensor
     energies: Tensor | None
     chains: Chains
+    engine: str
 
 
 def sample(
@@ -123,6 +131,7 @@ def sample(
     adaptation: Adaptation | None = None,
     collect: Sequence[str] = (),
     chain_batch_size: int | None = None,
+    engine: EngineName = "auto",
     show_progress: bool | None = None,
 ) -> Samples:
     """Draw from the density proportional to exp(-energy / temperature).
@@ -144,7 +153,13 @@ def sample(
         adaptation: How to adapt the parameters in warm-up, e.g. `Windows()`; default: the kernel's own, for most
             `DualAveraging()` of the step size, pooled over chains.
         collect: Names of `Info` fields to keep for every draw, e.g. ("energy", "is_divergent").
-        chain_batch_size: Evaluate at most this many chains at once, to bound memory; same draws.
+        chain_batch_size: Evaluate at most this many chains at once, to bound memory; same draws. The native engine
+            moves a few chains at a time anyway.
+        engine: "native" turns kernel and energy into one compiled program, which moves chains many times faster; it
+            needs a C++ compiler, chains on the CPU, and an energy of up to some thousand operations on numbers, whose
+            course depends on no value (`docs/engines.md`). "eager" runs any energy anywhere, operation by operation.
+            "auto" is native where that is possible, else eager; `Samples.engine` says which, and why. Engines see the
+            same counter-based noise. With a generator the native engine asks it for a seed.
         show_progress: None shows a bar where standard error is a terminal.
 
     Returns:
@@ -154,42 +169,40 @@ def sample(
         EnergyError: If the energy breaks its contract, or a chain starts where it is not finite.
         PositionError: If the positions or the context do not fit together.
         ParameterError: If a count or number is out of range.
+        NotTraceableError: If engine="native" is not possible.
+        BuildError: If engine="native" finds no compiler, or it fails.
     """
     check_count("num_samples", num_samples, 1)
     check_count("num_warmup", num_warmup, 0)
     check_count("thinning", thinning, 1)
     chains, source = _start(kernel, initial, params, generator, noise)
     _check_fields(kernel, collect)
-    engine = Eager(energy, kernel, chains, source, context, temperature, chain_batch_size)
-    state = engine.init()
-    check_start(state.energy, state.grad)
+    runner, state = start_engine(
+        engine, energy, kernel, chains, source, context, temperature, chain_batch_size, check=check_start
+    )
     report = None
     with progress(num_warmup + num_samples, type(kernel).__name__, enabled=show_progress) as bar:
         if num_warmup:
-            state, report = warm_up(engine, state, num_warmup, adaptation or kernel.default_adaptation(), bar)
-        draws = state.position.new_empty((num_samples, *state.position.shape))
-        kept: dict[str, list[Tensor]] = {name: [] for name in collect}
-        totals = Totals(kernel, state)
-        for draw in range(num_samples):
-            for _ in range(thinning):
-                state, info = engine.step(state)
-                totals.add(info)
-            draws[draw] = state.position
-            for name, columns in kept.items():
-                columns.append(getattr(info, name))
-            bar.advance(totals.figures() if bar.is_shown else None)
+            state, report = warm_up(runner, state, num_warmup, adaptation or kernel.default_adaptation(), bar)
+        draws, totals = runner.new_draws(num_samples), Totals(kernel, state)
+        kept: list[dict[str, Tensor]] = []
+        for chunk in _chunks(num_samples):
+            state, fields = runner.advance(state, chunk.stop - chunk.start, thinning, totals, draws[chunk], collect)
+            kept.append(fields)
+            bar.advance(totals.figures() if bar.is_shown else None, steps=chunk.stop - chunk.start)
     _warn_of_rounding(state.energy)
     return Samples(
         draws=chains.layout.unravel(draws.transpose(0, 1)),
-        info={name: _by_draw(columns) for name, columns in kept.items()},
+        info={name: _by_chain(torch.cat([fields[name] for fields in kept])) for name in collect},
         accept_prob=totals.accept_prob,
         num_divergent=totals.num_divergent,
         num_grad_evals=totals.num_grad_evals,
         means=totals.means(),
         ebfmi=totals.ebfmi,
         kernel=kernel,
-        chains=engine.chains(state),
+        chains=runner.chains(state),
         warmup=report,
+        engine=runner.reason,
     )
 
 
@@ -206,6 +219,7 @@ def run(
     params: Params | None = None,
     record_energies: bool = False,
     chain_batch_size: int | None = None,
+    engine: EngineName = "eager",
 ) -> Run:
     """Move chains a few steps: the form for training loops.
 
@@ -226,29 +240,27 @@ def run(
         params: See `sample`.
         record_energies: Keep the energy of every step.
         chain_batch_size: See `sample`.
+        engine: See `sample`. Eager by default: the native engine traces the energy anew in every call, which is some
+            tens of milliseconds, to see what has changed in it.
 
     Returns:
         Final positions without a graph, and a summary per chain.
     """
     check_count("num_steps", num_steps, 0)
     chains, source = _start(kernel, initial, params, generator, noise)
-    engine = Eager(energy, kernel, chains, source, context, temperature, chain_batch_size)
-    state = start = engine.init()
-    totals = Totals(kernel, state)
-    energies = [state.energy]
-    for _ in range(num_steps):
-        state, info = engine.step(state)
-        totals.add(info)
-        if record_energies:
-            energies.append(state.energy)
+    runner, state = start_engine(engine, energy, kernel, chains, source, context, temperature, chain_batch_size)
+    start, totals = state, Totals(kernel, state, has_moves=False)
+    state, fields = runner.advance(state, num_steps, 1, totals, None, ("energy",) if record_energies else ())
+    energies = torch.cat((start.energy.unsqueeze(0), *fields.values())) if record_energies else None
     return Run(
         position=chains.layout.unravel(state.position),
         energy=state.energy.squeeze(1),
         accept_prob=totals.accept_prob,
         num_divergent=totals.num_divergent,
         displacement=(state.position - start.position).square().mean(dim=1).sqrt(),
-        energies=torch.cat(energies, dim=1) if record_energies else None,
-        chains=engine.chains(state),
+        energies=None if energies is None else _by_chain(energies),
+        chains=runner.chains(state),
+        engine=runner.reason,
     )
 
 
@@ -323,10 +335,21 @@ def _width(field: Any) -> int | None:
     return field.shape[-1] if isinstance(field, Tensor) and field.ndim and field.shape[-1] > 1 else None
 
 
-def _by_draw(columns: list[Tensor]) -> Tensor:
-    """Collected fields (C, B) of all draws as (chain, draw, B), without the last axis where B is 1."""
-    fields = torch.stack(columns, dim=1)
+def _by_chain(fields: Tensor) -> Tensor:
+    """Collected fields (draw, C, B) as (C, draw, B), without the last axis where B is 1."""
+    fields = fields.transpose(0, 1)
     return fields.squeeze(2) if fields.shape[2] == 1 else fields
+
+
+def _chunks(num_draws: int) -> Iterator[slice]:
+    """Draws in growing stretches, each long enough to be worth while and short enough to see progress."""
+    first, size = 0, 1
+    while first < num_draws:
+        started = time.perf_counter()
+        yield slice(first, min(first + size, num_draws))
+        first += size
+        if time.perf_counter() - started < CHUNK_SECONDS:
+            size *= 2
 
 
 def _check_fields(kernel: Kernel[Any], collect: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from .checks import check_count
 from .energy import Energy, Target
 from .kernel import InfoLike, Kernel, StateLike, is_per_chain
 from .noise import NoiseSource
+from .totals import Totals
 
 
 class Eager:
@@ -44,6 +46,7 @@ class Eager:
         self._parts = [(index, target.rows(index)) for index in slices] if len(slices) > 1 else [(slice(None), target)]
         self._layout, self._matrix, self._memory, self._noise = chains.layout, chains.matrix, chains.memory, noise
         self._steps = chains.num_steps
+        self.reason = "eager: asked for"
         self.kernel = kernel
         self.params = chains.params
         self.num_chains = num_chains
@@ -82,6 +85,43 @@ class Eager:
                 for index, target in self._parts
             ]
             return _join([state for state, _ in results]), _join([info for _, info in results])
+
+    def advance(
+        self,
+        state: StateLike,
+        num_draws: int,
+        thinning: int,
+        totals: Totals,
+        draws: Tensor | None,
+        collect: Sequence[str],
+    ) -> tuple[StateLike, dict[str, Tensor]]:
+        """Move all chains, and keep every so many steps where they are.
+
+        Args:
+            state: Where they stand.
+            num_draws: How often they are kept.
+            thinning: Steps for each.
+            totals: Adds up every step.
+            draws: Filled with the positions kept, (num_draws, C, D); None: nowhere.
+            collect: Fields of the kernel's Info to keep as well.
+
+        Returns:
+            Where they stand now, and the fields as of the steps kept, (num_draws, C, width) each.
+        """
+        kept: dict[str, list[Tensor]] = {name: [] for name in collect}
+        for draw in range(num_draws):
+            for _ in range(thinning):
+                state, info = self.step(state)
+                totals.add(info)
+            if draws is not None:
+                draws[draw] = state.position
+            for name, columns in kept.items():
+                columns.append(getattr(info, name))
+        return state, {name: torch.stack(columns) for name, columns in kept.items() if columns}
+
+    def new_draws(self, num_draws: int) -> Tensor:
+        """Room for positions, (num_draws, C, D)."""
+        return self._matrix.new_empty(num_draws, *self._matrix.shape)
 
     def chains(self, state: StateLike) -> Chains:
         """What it takes to continue from a state."""

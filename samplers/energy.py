@@ -7,6 +7,8 @@ constant. A function, a closure or an `nn.Module` will do. With a context (one r
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from .checks import check_positive
 from .errors import EnergyError, ParameterError, PositionError
-from .position import Layout, Position, check_rows, for_autograd, rows
+from .position import Layout, Position, check_rows, for_autograd, map_tensors, rows
 
 
 class Energy(Protocol):
@@ -89,9 +91,7 @@ class Target:
 
     def rows(self, index: slice) -> Target:
         """The same target for some of the chains: context and temperature are sliced with them."""
-        part = object.__new__(Target)
-        part.layout = self.layout
-        part._energy, part._own_gradient = self._energy, self._own_gradient
+        part = copy.copy(self)
         part._context = None if self._context is None else rows(self._context, index)
         beta = self._inverse_temperature
         part._inverse_temperature = beta[index] if isinstance(beta, Tensor) else beta
@@ -105,13 +105,26 @@ class Target:
         """
         num_chains, num_copies = inverse_temperatures.shape
         beta, column = self._inverse_temperature, inverse_temperatures.reshape(-1, 1)
-        copy = object.__new__(Target)
-        copy.layout = self.layout
-        copy._energy, copy._own_gradient = self._energy, self._own_gradient
+        copies = copy.copy(self)
         chain = torch.arange(num_chains, device=column.device).repeat_interleave(num_copies)
-        copy._context = None if self._context is None else rows(self._context, chain)
-        copy._inverse_temperature = column * (beta[chain] if isinstance(beta, Tensor) else beta or 1.0)
-        return copy
+        copies._context = None if self._context is None else rows(self._context, chain)
+        copies._inverse_temperature = column * (beta[chain] if isinstance(beta, Tensor) else beta or 1.0)
+        return copies
+
+    def with_rows(self, replace: Callable[[str, Tensor], Tensor]) -> Target:
+        """The same target for other chains.
+
+        Args:
+            replace: From the name of a tensor with a row per chain, and that tensor, to the other chains' own.
+        """
+        other = copy.copy(self)
+        beta = self._inverse_temperature
+        names = (f"context.{i}" for i in itertools.count())
+        other._context = (
+            None if self._context is None else map_tensors(lambda part: replace(next(names), part), self._context)
+        )
+        other._inverse_temperature = replace("beta", beta) if isinstance(beta, Tensor) else beta
+        return other
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Energy and gradient at x.

@@ -43,5 +43,17 @@ class MissingExtraError(LaminaError, ImportError):
         super().__init__(f"{purpose} needs {package}. Install it with: pip install 'lamina[{extra}]'")
 
 
+class BuildError(LaminaError, RuntimeError):
+    """A native program cannot be compiled, kept in the cache or loaded; the message quotes the compiler."""
+
+
+class NoCompilerError(BuildError):
+    """There is no C++ compiler; the message says how to name one, and what works without."""
+
+
+class NotTraceableError(LaminaError):
+    """A kernel or an energy cannot be turned into a program; the message says why."""
+
+
 class NumericalWarning(UserWarning):
     """Rounding is large enough to bias acceptance decisions."""

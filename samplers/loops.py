@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,8 +14,36 @@ CarryT = TypeVar("CarryT", bound=tuple[Any, ...])
 StructureT = TypeVar("StructureT")
 
 
+class Recorder(Protocol):
+    """What writes down loops instead of running them, such as the tracer of an engine."""
+
+    def repeat(self, num: int, body: Callable[..., Any], carry: Any) -> Any:
+        """See `repeat`."""
+        ...
+
+    def while_any(self, body: Callable[..., Any], carry: Any) -> Any:
+        """See `while_any`."""
+        ...
+
+
+_RECORDER: ContextVar[Recorder | None] = ContextVar("recorder of loops", default=None)
+
+
+@contextmanager
+def recorded_by(recorder: Recorder) -> Iterator[None]:
+    """Hand all loops to a recorder."""
+    token = _RECORDER.set(recorder)
+    try:
+        yield
+    finally:
+        _RECORDER.reset(token)
+
+
 def repeat(num: int, body: Callable[..., CarryT], carry: CarryT) -> CarryT:
     """Carry = body(*carry), `num` times."""
+    if recorder := _RECORDER.get():
+        recorded: CarryT = recorder.repeat(num, body, carry)
+        return recorded
     for _ in range(num):
         carry = body(*carry)
     return carry
@@ -27,10 +57,28 @@ def while_any(body: Callable[..., CarryT], carry: CarryT) -> CarryT:
         carry: Tensors, or NamedTuples of tensors, with a row for each chain. The first is a column of booleans:
             which chains go on; the others stay as they are.
     """
+    if recorder := _RECORDER.get():
+        recorded: CarryT = recorder.while_any(body, carry)
+        return recorded
     while num_going := int(carry[0].sum()):
         is_everyone = num_going == carry[0].numel()
         carry = body(*carry) if is_everyone else select(carry[0], body(*carry), carry)
     return carry
+
+
+def repeat_each(num: Tensor, body: Callable[..., CarryT], carry: CarryT) -> CarryT:
+    """Carry = body(*carry), for each chain as many times as its own number says.
+
+    Args:
+        num: How many times, (C, 1).
+        body: Maps the carry to the next one.
+        carry: Tensors, or NamedTuples of tensors, with a row for each chain.
+    """
+
+    def one_more(_: Tensor, left: Tensor, carry: CarryT) -> tuple[Tensor, Tensor, CarryT]:
+        return left > 1, left - 1, body(*carry)
+
+    return while_any(one_more, (num > 0, num, carry))[2]
 
 
 def select(condition: Tensor, one: StructureT, other: StructureT) -> StructureT:

@@ -144,16 +144,25 @@ class CounterNoise:
         """See `NoiseSource`."""
 
         def rows(name: str, site: Site) -> Callable[[int], Tensor]:
-            return lambda k: self._fill(f"{name}[{k}]", site, position, step)
+            return lambda k: self._fill(self._key_of_index(name, step, k), site, position, 0)
 
         return {
-            name: Stream(rows(name, site)) if site.is_indexed else self._fill(name, site, position, step)
+            name: Stream(rows(name, site)) if site.is_indexed else self._fill(self.key(name), site, position, step)
             for name, site in sites.items()
         }
 
-    def _fill(self, name: str, site: Site, position: Tensor, step: int) -> Tensor:
+    def key(self, name: str) -> tuple[int, int]:
+        """The key of a site: its name is hashed into the seed, so that adding a site changes no other's noise."""
+        return self.seed & 0xFFFFFFFF, (self.seed >> 32) ^ zlib.crc32(name.encode())
+
+    def _key_of_index(self, name: str, step: int, k: int) -> tuple[int, int]:
+        """A key for every index of an indexed site."""
+        one, other = threefry2x32(self.key(name), (torch.tensor(step), torch.tensor(k)))
+        return int(one), int(other)
+
+    def _fill(self, key: tuple[int, int], site: Site, position: Tensor, step: int) -> Tensor:
         columns = site.columns(position.shape[1])
-        pairs = (columns + 1) // 2
+        pairs = pairs_of_words(columns)
         if (step + 1) * pairs > 2**32:
             raise ParameterError(
                 f"counter-based noise of {columns} numbers per chain lasts for {2**32 // pairs} steps; "
@@ -162,8 +171,6 @@ class CounterNoise:
         first, num_rows = (0, 1) if site.is_shared else (self.first_chain, position.shape[0])
         chain = torch.arange(first, first + num_rows, device=position.device).unsqueeze(1)
         block = step * pairs + torch.arange(pairs, device=position.device).unsqueeze(0)
-        # The site's name is hashed into the key, so that adding a site to a kernel changes no other's noise.
-        key = (self.seed & 0xFFFFFFFF, (self.seed >> 32) ^ zlib.crc32(name.encode()))
         one, other = (_uniform(word) for word in threefry2x32(key, (chain, block)))
         if site.kind == "normal":
             radius, angle = torch.sqrt(-2 * torch.log(one)), 2 * math.pi * other
@@ -174,6 +181,11 @@ class CounterNoise:
     def state_dict(self) -> dict[str, Any]:
         """See `NoiseSource`."""
         return {"kind": "counter", "seed": self.seed, "first_chain": self.first_chain}
+
+
+def pairs_of_words(columns: int) -> int:
+    """Evaluations of Threefry-2x32 for so many numbers."""
+    return (columns + 1) // 2
 
 
 class ReplayNoise:

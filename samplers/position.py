@@ -93,22 +93,23 @@ class Layout:
 
 def rows(structure: Any, index: slice | Tensor) -> Any:
     """Take rows of every tensor in a (nested) tuple, list or dict, such as the context of some of the chains."""
-    return _map(lambda tensor: tensor[index], structure)
+    return map_tensors(lambda tensor: tensor[index], structure)
 
 
 def for_autograd(structure: Any) -> Any:
     """Copy the tensors that were made in inference mode, which autograd refuses; keep all others as they are."""
     with torch.inference_mode(False):
-        return _map(lambda tensor: tensor.clone() if tensor.is_inference() else tensor, structure)
+        return map_tensors(lambda tensor: tensor.clone() if tensor.is_inference() else tensor, structure)
 
 
-def _map(function: Callable[[Tensor], Tensor], structure: Any) -> Any:
+def map_tensors(function: Callable[[Tensor], Tensor], structure: Any) -> Any:
+    """Apply a function to every tensor in a (nested) tuple, list or dict."""
     if isinstance(structure, Tensor):
         return function(structure)
     if isinstance(structure, dict):
-        return {key: _map(function, value) for key, value in structure.items()}
+        return {key: map_tensors(function, value) for key, value in structure.items()}
     if isinstance(structure, tuple | list):
-        parts = [_map(function, value) for value in structure]
+        parts = [map_tensors(function, value) for value in structure]
         return type(structure)(*parts) if hasattr(structure, "_fields") else type(structure)(parts)
     raise PositionError(
         f"a context is a tensor, or a tuple, list or dict of tensors, one row per chain; "

@@ -24,8 +24,8 @@ class Progress(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def advance(self, figures: Mapping[str, str] | None = None) -> None:
-        """One step further; `figures` are shown beside the bar."""
+    def advance(self, figures: Mapping[str, str] | None = None, steps: int = 1) -> None:
+        """Some steps further; `figures` are shown beside the bar."""
         ...
 
 
@@ -61,7 +61,7 @@ class _Silent:
     ) -> None:
         pass
 
-    def advance(self, figures: Mapping[str, str] | None = None) -> None:
+    def advance(self, figures: Mapping[str, str] | None = None, steps: int = 1) -> None:
         pass
 
 
@@ -84,10 +84,10 @@ class _Bar(_Silent):
     ) -> None:
         self._bar.close()
 
-    def advance(self, figures: Mapping[str, str] | None = None) -> None:
+    def advance(self, figures: Mapping[str, str] | None = None, steps: int = 1) -> None:
         if figures:
             self._bar.set_postfix(figures, refresh=False)
-        self._bar.update(1)
+        self._bar.update(steps)
 
 
 class _Lines(_Silent):
@@ -100,8 +100,8 @@ class _Lines(_Silent):
         self._done = 0
         self._next_count, self._next_time = 1, time.monotonic() + 30
 
-    def advance(self, figures: Mapping[str, str] | None = None) -> None:
-        self._done += 1
+    def advance(self, figures: Mapping[str, str] | None = None, steps: int = 1) -> None:
+        self._done += steps
         now = time.monotonic()
         if self._done * 10 < self._next_count * self._total and now < self._next_time:
             return

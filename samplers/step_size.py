@@ -34,3 +34,17 @@ def step_size_tensor(step_size: float | Tensor, like: Tensor) -> Tensor:
     if tensor.ndim > 2 or (tensor.ndim == 2 and tensor.shape[1] != 1):
         raise ParameterError(f"step_size is one number or one per chain, (C,); got shape {tuple(tensor.shape)}.")
     return tensor.reshape(-1, 1) if tensor.ndim else tensor
+
+
+def step_sizes_of_parts(step_size: float | Tensor, num_parts: int, parts: str, like: Tensor) -> Tensor:
+    """Step sizes of a compound kernel as a parameter, (B,) or (C, B); `parts` is the word for what it is made of."""
+    check_positive("step_size", step_size)
+    tensor = torch.as_tensor(step_size, dtype=like.dtype, device=like.device).detach()
+    if tensor.ndim == 0:
+        return tensor.expand(num_parts).clone()
+    if tensor.ndim > 2 or tensor.shape[-1] != num_parts:
+        raise ParameterError(
+            f"step_size is one number, or one for each of {num_parts} {parts}, ({num_parts},) or (C, {num_parts}); "
+            f"got shape {tuple(tensor.shape)}."
+        )
+    return tensor

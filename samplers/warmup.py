@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .adaptation.base import Adaptation
-from .eager import Eager
+from .engines import Engine
 from .kernel import StateLike
 from .progress import Progress
 from .totals import Totals
@@ -70,7 +70,7 @@ class WarmupReport:
 
 
 def warm_up(
-    engine: Eager, state: StateLike, num_steps: int, adaptation: Adaptation, bar: Progress
+    engine: Engine, state: StateLike, num_steps: int, adaptation: Adaptation, bar: Progress
 ) -> tuple[StateLike, WarmupReport]:
     """Adapt the parameters, and leave the result in the engine."""
     kernel, num_adapting = engine.kernel, num_steps - num_steps // 10

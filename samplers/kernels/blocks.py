@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_positive
 from ..energy import Target
 from ..errors import ParameterError, PositionError, UnknownNameError
 from ..kernel import Info, InfoLike, Kernel, Noise, State, StateLike, with_factor, with_step_size
 from ..metric import factorise
 from ..noise import CounterNoise, Site
 from ..position import Layout, Position
+from ..step_size import step_sizes_of_parts
 
 Key: TypeAlias = str | int
 """Names a part of a position: the key of a dict, or the index of a tuple."""
@@ -138,7 +138,7 @@ class Blocks(Kernel[BlocksParams]):
         factor = factorise(inverse_mass, position)
         if step_size is None:
             return BlocksParams(torch.stack([b.kernel.init_params(position).step_size for b in self._blocks]), factor)
-        return BlocksParams(_step_sizes(step_size, len(self._blocks), factor), factor)
+        return BlocksParams(step_sizes_of_parts(step_size, len(self._blocks), "blocks", factor), factor)
 
     def init(self, target: Target, position: Tensor, params: BlocksParams) -> State:
         """See `Kernel.init`; the state is one of the last block's kernel, which is where a sweep ends."""
@@ -266,17 +266,3 @@ def _site_name(number: int, name: str, site: Site) -> str:
 def _is_shared_out(site: Site) -> bool:
     """Whether each block takes its own columns of one site that all have in common."""
     return site.kind == "normal" and site.width == "D" and not site.is_indexed
-
-
-def _step_sizes(step_size: float | Tensor, num_blocks: int, like: Tensor) -> Tensor:
-    """Step sizes as a parameter, (B,) or (C, B)."""
-    check_positive("step_size", step_size)
-    steps = torch.as_tensor(step_size, dtype=like.dtype, device=like.device).detach()
-    if steps.ndim == 0:
-        return steps.expand(num_blocks).clone()
-    if steps.ndim > 2 or steps.shape[-1] != num_blocks:
-        raise ParameterError(
-            f"step_size is one number, or one for each of {num_blocks} blocks, ({num_blocks},) or (C, {num_blocks}); "
-            f"got shape {tuple(steps.shape)}."
-        )
-    return steps

@@ -14,7 +14,7 @@ from ..adaptation.base import Adaptation
 from ..checks import check_count, check_fraction, check_positive
 from ..energy import Target
 from ..kernel import Noise, PlainKernel, State, StateLike
-from ..loops import while_any
+from ..loops import repeat_each
 from ..noise import Site
 from .isokinetic import check_dim, isokinetic_step, unit
 
@@ -53,26 +53,6 @@ class MAMSInfo(NamedTuple):
     energy_error: Tensor
     num_grad_evals: Tensor
     trajectory_length: Tensor
-
-
-class _Flight(NamedTuple):
-    """A trajectory on its way.
-
-    Attributes:
-        is_flying: Whether steps are left, (C, 1).
-        steps_left: (C, 1).
-        state: Where it is.
-        direction: Whitened unit vector, (C, D).
-        kinetic_change: Since the start, (C, 1) in float64.
-        num_grad_evals: Steps taken, (C, 1).
-    """
-
-    is_flying: Tensor
-    steps_left: Tensor
-    state: State
-    direction: Tensor
-    kinetic_change: Tensor
-    num_grad_evals: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,22 +111,17 @@ class MAMS(PlainKernel[MAMSParams]):
     def step(self, target: Target, state: State, noise: Noise, params: MAMSParams) -> tuple[State, MAMSInfo]:
         """See `Kernel.step`."""
 
-        def fly(*fields: object) -> _Flight:
-            flight = _Flight(*fields)  # type: ignore[arg-type]
-            moved, direction, change = isokinetic_step(
-                target, flight.state, flight.direction, params.step_size, params.factor
-            )
-            steps_left, change = flight.steps_left - 1, flight.kinetic_change + change
-            return _Flight(steps_left > 0, steps_left, moved, direction, change, flight.num_grad_evals + 1)
+        def fly(moved: State, direction: Tensor, change: Tensor) -> tuple[State, Tensor, Tensor]:
+            moved, direction, more = isokinetic_step(target, moved, direction, params.step_size, params.factor)
+            return moved, direction, change + more
 
-        steps = torch.ceil(noise["length"] * params.trajectory_length / params.step_size).clamp(max=self.max_steps)
-        steps = steps.expand_as(state.energy)
-        none = torch.zeros_like(state.energy, dtype=torch.float64)
-        start = _Flight(steps > 0, steps, state, unit(noise["direction"]), none, none)
-        end = while_any(fly, start)
-        ratio = log_ratio(state.energy, end.state.energy, end.kinetic_change)
-        chosen, info = accept(end.state, state, ratio, noise["u"], end.num_grad_evals)
-        return chosen, MAMSInfo(*info, end.num_grad_evals * params.step_size)
+        num_steps = (noise["length"] * params.trajectory_length / params.step_size).ceil().clamp(max=self.max_steps)
+        num_steps = num_steps.double().expand_as(state.energy)
+        start = (state, unit(noise["direction"]), torch.zeros_like(num_steps))
+        proposed, _, kinetic_change = repeat_each(num_steps, fly, start)
+        ratio = log_ratio(state.energy, proposed.energy, kinetic_change)
+        chosen, info = accept(proposed, state, ratio, noise["u"], num_steps)
+        return chosen, MAMSInfo(*info, num_steps * params.step_size)
 
     def notes(self, means: Mapping[str, Tensor]) -> tuple[str, ...]:
         """See `Kernel.notes`."""

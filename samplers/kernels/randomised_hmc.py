@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..accept import accept, half_square, log_ratio
@@ -15,7 +14,7 @@ from ..adaptation.chees import ChEES
 from ..checks import check_count, check_fraction, check_positive
 from ..energy import Target
 from ..kernel import Noise, PlainKernel, State
-from ..loops import while_any
+from ..loops import repeat_each
 from ..metric import from_white
 from ..noise import Site
 from .leapfrog import leapfrog
@@ -113,14 +112,19 @@ class RandomisedHMC(PlainKernel[RandomisedHMCParams]):
         self, target: Target, state: State, noise: Noise, params: RandomisedHMCParams
     ) -> tuple[State, RandomisedHMCInfo]:
         """See `Kernel.step`."""
+
+        def move(moved: State, momentum: Tensor) -> tuple[State, Tensor]:
+            return leapfrog(target, moved, momentum, params.step_size, params.factor, 1)[:2]
+
         longest = params.trajectory_length.double() / params.step_size.double()
         num_steps = (noise["length"] * longest).ceil().clamp(max=self.max_leapfrog_steps)
+        num_steps = num_steps.to(state.energy.dtype).expand_as(state.energy)
         start = noise["momentum"]
-        proposed, end, num_grad_evals = _trajectory(target, state, start, params, num_steps)
+        proposed, end = repeat_each(num_steps, move, (state, start))
         kinetic = half_square(start)
         ratio = log_ratio(state.energy, proposed.energy, half_square(end) - kinetic)
-        chosen, info = accept(proposed, state, ratio, noise["u"], num_grad_evals)
-        total, length = state.energy + kinetic, num_grad_evals * params.step_size
+        chosen, info = accept(proposed, state, ratio, noise["u"], num_steps)
+        total, length = state.energy + kinetic, num_steps * params.step_size
         return chosen, RandomisedHMCInfo(*info, total, length, proposed.position, from_white(params.factor, end))
 
     def default_adaptation(self) -> Adaptation:
@@ -130,20 +134,3 @@ class RandomisedHMC(PlainKernel[RandomisedHMCParams]):
     def notes(self, means: Mapping[str, Tensor]) -> tuple[str, ...]:
         """See `Kernel.notes`."""
         return (f"Mean trajectory length {means['trajectory_length'].mean():.3g}.",)
-
-
-def _trajectory(
-    target: Target, state: State, momentum: Tensor, params: RandomisedHMCParams, num_steps: Tensor
-) -> tuple[State, Tensor, Tensor]:
-    """`leapfrog` with a number of steps, at least 1, for each chain or for all: (C, 1) or (1, 1)."""
-
-    def body(
-        goes_on: Tensor, x: Tensor, energy: Tensor, grad: Tensor, r: Tensor, evals: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        there, r, _ = leapfrog(target, State(x, energy, grad), r, params.step_size, params.factor, 1)
-        return evals + 1 < num_steps, *there, r, evals + 1
-
-    evals = torch.zeros_like(state.energy)
-    carry = (evals < num_steps, *state, momentum, evals)
-    _, x, energy, grad, r, evals = while_any(body, carry)
-    return State(x, energy, grad), r, evals

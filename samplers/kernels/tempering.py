@@ -13,13 +13,13 @@ from torch.nn.functional import pad
 from ..accept import accept
 from ..adaptation.base import Adaptation
 from ..adaptation.ladder import LadderAdaptation, check_ladder
-from ..checks import check_positive
 from ..energy import Target
 from ..errors import ParameterError
 from ..kernel import Kernel, Noise, State
 from ..metric import factorise
 from ..noise import Site, Stream
 from ..position import Layout, Position
+from ..step_size import step_sizes_of_parts
 
 
 class TemperingParams(NamedTuple):
@@ -165,14 +165,7 @@ class ParallelTempering(Kernel[TemperingParams]):
         factor = factorise(inverse_mass, position)
         if step_size is None:
             step_size = self.inner.init_params(position).step_size
-        check_positive("step_size", step_size)
-        steps = torch.as_tensor(step_size, dtype=factor.dtype, device=factor.device).detach()
-        if steps.ndim > 2 or (steps.ndim and steps.shape[-1] != self.num_temperatures):
-            raise ParameterError(
-                f"step_size is one number, or one for each of {self.num_temperatures} rungs, "
-                f"({self.num_temperatures},) or (C, {self.num_temperatures}); got shape {tuple(steps.shape)}."
-            )
-        steps = steps.expand(self.num_temperatures).clone() if steps.ndim == 0 else steps
+        steps = step_sizes_of_parts(step_size, self.num_temperatures, "rungs", factor)
         return TemperingParams(steps, factor, factor.new_tensor(self.inverse_temperatures))
 
     def init(self, target: Target, position: Tensor, params: TemperingParams) -> TemperingState:

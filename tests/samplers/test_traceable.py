@@ -20,8 +20,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from lamina.samplers import KERNELS, MALA, Clipped, GeneratorNoise, Kernel, Layout, Target, UnderdampedLangevin
 from lamina.samplers.loops import select
 
-LOOPING = {"randomised-hmc": "randomised_hmc", "nuts": "nuts", "mams": "mams"}
-"""Kernels with loops over values, and their modules."""
+LOOPING = {"randomised-hmc": "loops", "nuts": "kernels.nuts", "mams": "loops"}
+"""Kernels with loops over values, and the modules that call `while_any` for them."""
 
 TRACED: dict[str, Kernel[Any]] = {
     **{name: kind() for name, kind in KERNELS.items()},
@@ -71,7 +71,7 @@ def arguments(kernel: Kernel[Any], seed: int) -> tuple[Any, Any, dict[str, Tenso
 def test_step_is_one_graph(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = TRACED[name]
     if name in LOOPING:
-        module = importlib.import_module(f"lamina.samplers.kernels.{LOOPING[name]}")
+        module = importlib.import_module(f"lamina.samplers.{LOOPING[name]}")
         monkeypatch.setattr(module, "while_any", few_rounds)
     params, state, noise, target = arguments(kernel, seed=0)
     kind, width = type(state), len(state)
@@ -94,5 +94,10 @@ def test_step_is_one_graph(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_looping_kernels_are_those_that_call_while_any() -> None:
+    """Themselves, or by way of `repeat_each`."""
     modules = {name: importlib.import_module(kind.__module__) for name, kind in KERNELS.items()}
-    assert {name for name, module in modules.items() if hasattr(module, "while_any")} == set(LOOPING)
+    called = {
+        **{name: "loops" for name, module in modules.items() if hasattr(module, "repeat_each")},
+        **{name: f"kernels.{name}" for name, module in modules.items() if hasattr(module, "while_any")},
+    }
+    assert called == LOOPING

@@ -1,0 +1,341 @@
+"""Programs as C++: one function that moves a block of chains, a lane each, through all steps of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+
+import torch
+
+from ..noise import pairs_of_words
+from .program import Block, Kind, Loop, Operand, Value, live_values
+from .symbolic import KINDS
+from .trace import Output, Trace, site_dtype
+
+TYPES: dict[Kind, str] = {"f32": "F", "f64": "D", "int": "I", "bool": "B"}
+_MEMORY: dict[Kind, str] = {"f32": "float", "f64": "double", "int": "int32_t", "bool": "uint8_t"}
+_INFIX = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "div": "/",
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
+    "eq": "==",
+    "ne": "!=",
+    "and": "&",
+    "or": "|",
+    "shift_left": "<<",
+    "shift_right": ">>",
+}
+_CALLS = {
+    "fma": "fma",
+    "where": "select",
+    "max": "maximum",
+    "min": "minimum",
+    "abs": "absolute",
+    "sqrt": "square_root",
+    "is_finite": "is_finite",
+    "pow": "pow_",
+    **{name: f"{name}_" for name in ("exp", "log", "log1p", "expm1", "sin", "cos", "tanh", "sigmoid", "erf")},
+    **{name: f"{name}_" for name in ("floor", "ceil", "round", "trunc")},
+}
+_CASTS: dict[Kind, str] = {"f32": "to_f", "f64": "to_d", "int": "to_i", "bool": "to_b"}
+_PLAIN = {0.0: "0", math.inf: "__builtin_inf()", -math.inf: "-__builtin_inf()"}
+"""Numbers that are part of a program; all others are read when it runs, so that changing them compiles nothing."""
+
+
+@dataclass
+class Printed:
+    """A program as source text.
+
+    Attributes:
+        source: C++, complete.
+        floats: What the table of float32 numbers holds: ("literal", number), ("captured", tensor, i) or
+            ("param", name, i).
+        doubles: Likewise for float64.
+        counts: How often the loops of fixed length run.
+    """
+
+    source: str = ""
+    floats: list[tuple[object, ...]] = field(default_factory=list)
+    doubles: list[tuple[object, ...]] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+
+
+def print_cpp(trace: Trace, dtype: torch.dtype, dim: int, unroll: int) -> Printed:
+    """Print a program.
+
+    Args:
+        trace: The program.
+        dtype: Of the positions: a vector of the machine is filled with these.
+        dim: D, which normal sites are as wide as.
+        unroll: How many such vectors a block of chains takes, to hide the latency of each behind the others.
+    """
+    return _Printer(trace, dtype, dim, unroll).print()
+
+
+class _Printer:
+    def __init__(self, trace: Trace, dtype: torch.dtype, dim: int, unroll: int) -> None:
+        self.trace, self.dtype, self.dim, self.unroll = trace, dtype, dim, unroll
+        outputs = [*trace.state, *trace.moves, *trace.sums, *trace.draws]
+        self.live = live_values(value for _, values in outputs for value in values)
+        # Values are numbered anew: what is not needed has no say in the text.
+        self.numbers = {value: i for i, value in enumerate(sorted(self.live, key=lambda value: value.number))}
+        self.printed = Printed()
+        self.lines: list[str] = []
+        self.tables: dict[object, str] = {}
+
+    def print(self) -> Printed:
+        body = list(self._body())
+        self.printed.source = "\n".join(
+            [
+                f"#define UNROLL {self.unroll}",
+                f"#define LANES (UNROLL * WIDEST / {self.dtype.itemsize})",
+                _runtime(),
+                _SIGNATURE,
+                *(f"    {line}" for line in self._constants()),
+                _BLOCKS,
+                *(f"        {line}" for line in body),
+                "    }",
+                "}",
+                "",
+            ]
+        )
+        return self.printed
+
+    def _body(self) -> Iterator[str]:
+        trace = self.trace
+        yield from self._inputs()
+        yield from self._block(trace.program.root)
+        yield from (
+            f"store(({_MEMORY[kind]}*)out[{number}] + {i} * chains + o, {self._name(value, kind)}, n);"
+            for number, (column, values) in enumerate([*trace.state, *trace.moves])
+            for kind in [KINDS[column.dtype]]
+            for i, value in enumerate(values)
+        )
+        first = len(trace.state) + len(trace.moves)
+        yield from (
+            f"store((double*)out[{first + number}] + {i} * chains + o, sum{number}_{i}, n);"
+            for number, (_, values) in enumerate(trace.sums)
+            for i in range(len(values))
+        )
+
+    def _inputs(self) -> Iterator[str]:
+        offsets = {column.name: number for number, column in enumerate(self.trace.inputs)}
+        for value in self.numbers:
+            if value.op == "input":
+                name, chain, i = value.args
+                if chain != 0:
+                    raise MixedChainsError
+                memory, kind = _MEMORY[value.kind], TYPES[value.kind]
+                source = f"(const {memory}*)in[{offsets[str(name)]}] + {i} * chains + o"
+                yield f"const {kind} v{self.numbers[value]} = load<{kind}>({source}, n);"
+
+    def _constants(self) -> Iterator[str]:
+        """Numbers that all chains share, from their tables; known once the body is printed."""
+        for table, kind, entries in (("floats", "F", self.printed.floats), ("doubles", "D", self.printed.doubles)):
+            yield from (f"const {kind} {table}_{i} = full<{kind}>({table}[{i}]);" for i in range(len(entries)))
+
+    def _block(self, block: Block) -> Iterator[str]:
+        for item in block.items:
+            if isinstance(item, Loop):
+                yield from self._steps(item) if item is self.trace.steps else self._loop(item)
+            elif item in self.live:
+                yield f"const {TYPES[item.kind]} v{self.numbers[item]} = {self._expression(item)};"
+
+    def _carried(self, loop: Loop) -> list[int]:
+        """Numbers of the carried values that are needed."""
+        return [i for i, value in enumerate(loop.carried) if value in self.live or loop.results[i] in self.live]
+
+    def _loop(self, loop: Loop) -> Iterator[str]:
+        carried = self._carried(loop)
+        if not carried:
+            return
+        yield from self._begin(loop, carried)
+        if loop.kind == "repeat":
+            number = len(self.printed.counts)
+            self.printed.counts.append(loop.count)
+            yield f"for (int64_t i{number} = 0; i{number} < counts[{number}]; ++i{number}) {{"
+        else:
+            going = " | ".join(self._name(value, "bool") for value in loop.carried[: loop.num_going])
+            yield f"while (any({going})) {{"
+        yield from (f"    {line}" for line in self._block(loop.block))
+        yield from (f"    {line}" for line in self._assign(loop, carried))
+        yield "}"
+
+    def _steps(self, loop: Loop) -> Iterator[str]:
+        carried = self._carried(loop)
+        trace = self.trace
+        first = len(trace.state) + len(trace.moves)
+        yield from self._begin(loop, carried)
+        for number, (_, values) in enumerate(trace.sums):
+            for i in range(len(values)):
+                yield f"D sum{number}_{i} = load<D>((const double*)out[{first + number}] + {i} * chains + o, n);"
+        yield "for (int64_t step = first_step, draw = 0, left = thinning; step < last_step; ++step) {"
+        yield from (f"    {line}" for line in self._noise())
+        yield from (f"    {line}" for line in self._block(loop.block))
+        for number, (_, values) in enumerate(trace.sums):
+            for i, value in enumerate(values):
+                yield f"    sum{number}_{i} = sum{number}_{i} + {self._name(value, 'f64')};"
+        yield "    if (--left == 0) {"
+        yield "        left = thinning;"
+        for number, output in enumerate(trace.draws):
+            yield from (f"        {line}" for line in self._draw(number, output))
+        yield "        ++draw;"
+        yield "    }"
+        yield from (f"    {line}" for line in self._assign(loop, carried))
+        yield "}"
+
+    def _draw(self, number: int, output: Output) -> Iterator[str]:
+        column, values = output
+        kind = KINDS[column.dtype]
+        yield f"if (draws[{number}]) {{"
+        for i, value in enumerate(values):
+            place = f"(draw * {column.width} + {i}) * chains + o"
+            yield f"    store(({_MEMORY[kind]}*)draws[{number}] + {place}, {self._name(value, kind)}, n);"
+        yield "}"
+
+    def _begin(self, loop: Loop, carried: Sequence[int]) -> Iterator[str]:
+        for i in carried:
+            value = loop.carried[i]
+            yield f"{TYPES[value.kind]} {self._name(value, value.kind)} = {self._name(loop.before[i], value.kind)};"
+
+    def _assign(self, loop: Loop, carried: Sequence[int]) -> Iterator[str]:
+        """All at once: what is assigned may itself be carried."""
+        changed = [i for i in carried if loop.after[i] is not loop.carried[i]]
+        for i in changed:
+            value = loop.carried[i]
+            yield f"const {TYPES[value.kind]} next{self.numbers[value]} = {self._name(loop.after[i], value.kind)};"
+        for i in changed:
+            yield f"{self._name(loop.carried[i], loop.carried[i].kind)} = next{self.numbers[loop.carried[i]]};"
+
+    def _name(self, operand: Operand, kind: Kind) -> str:
+        if not isinstance(operand, Value):
+            return self._literal(operand, kind)
+        if operand.op == "result":
+            loop, i = operand.args
+            assert isinstance(loop, Loop)
+            assert isinstance(i, int)
+            return f"v{self.numbers[loop.carried[i]]}"
+        if operand.op in ("captured", "param"):
+            return self._table(operand.kind, (operand.op, *operand.args))
+        return f"v{self.numbers[operand]}"
+
+    def _literal(self, number: float, kind: Kind) -> str:
+        if kind == "bool":
+            return f"full<B>({'true' if number else 'false'})"
+        if kind == "int":
+            return f"full<I>({int(number)})"
+        if math.isnan(number):
+            return f'full<{TYPES[kind]}>(__builtin_nan(""))'
+        if number in _PLAIN:
+            return f"full<{TYPES[kind]}>({_PLAIN[number]})"
+        return self._table(kind, ("literal", float(number)))
+
+    def _table(self, kind: Kind, entry: tuple[object, ...]) -> str:
+        name, entries = ("floats", self.printed.floats) if kind == "f32" else ("doubles", self.printed.doubles)
+        key = (name, entry)
+        if key not in self.tables:
+            self.tables[key] = f"{name}_{len(entries)}"
+            entries.append(entry)
+        return self.tables[key]
+
+    def _expression(self, value: Value) -> str:
+        op, args = value.op, value.args
+        if op.startswith("noise."):
+            _, site, i = op.split(".")
+            key = list(self.trace.sites).index(site)
+            step, k = (self._name(arg, "int") for arg in args)  # type: ignore[arg-type]
+            return f"uniform_at<{i}>(keys + {2 * key}, {step}, {k}, chain)"
+        kinds = [arg.kind for arg in args if isinstance(arg, Value)]
+        kind = kinds[-1] if kinds else value.kind  # literals take after the last operand
+        names = [self._name(arg, "bool" if op == "where" and i == 0 else kind) for i, arg in enumerate(args)]  # type: ignore[arg-type]
+        if op == "where":
+            names[1:] = [self._name(arg, value.kind) for arg in args[1:]]  # type: ignore[arg-type]
+        if op in _INFIX:
+            return f"{names[0]} {_INFIX[op]} {names[1]}"
+        if op in _CALLS:
+            return f"{_CALLS[op]}({', '.join(names)})"
+        match op:
+            case "copy":
+                return names[0]
+            case "neg":
+                return f"-{names[0]}"
+            case "not":
+                return f"~{names[0]}"
+            case "cast":
+                return f"{_CASTS[value.kind]}({names[0]})"
+        raise AssertionError(f"no C++ for {op}")
+
+    def _noise(self) -> Iterator[str]:
+        """The noise of a step, two numbers for each evaluation of Threefry; only what is needed."""
+        step = [value for value in self.live if value.op == "step"]
+        if step:
+            yield f"const I v{self.numbers[step[0]]} = full<I>((int32_t)step);"
+        wanted = {(value.args[0], value.args[2]): value for value in self.live if value.op == "noise"}
+        for number, (name, site) in enumerate(self.trace.sites.items()):
+            pairs = pairs_of_words(site.columns(self.dim))
+            kind = TYPES[KINDS[site_dtype(site, self.dtype)]]
+            for pair in range(pairs):
+                two = [wanted.get((name, 2 * pair + i)) for i in (0, 1)]
+                if two == [None, None]:
+                    continue
+                names = [f"v{self.numbers[value]}" if value else f"unused{number}_{pair}" for value in two]
+                words = [f"word{number}_{pair}_{i}" for i in (0, 1)]
+                counter = "full<U>(0)" if site.is_shared else "chain"
+                yield f"U {words[0]} = {counter}, {words[1]} = full<U>((uint32_t)(step * {pairs} + {pair}));"
+                yield f"threefry(keys[{2 * number}], keys[{2 * number + 1}], {words[0]}, {words[1]});"
+                if site.kind == "normal":
+                    yield f"{kind} {names[0]}, {names[1]};"
+                    yield f"normals({words[0]}, {words[1]}, {names[0]}, {names[1]});"
+                else:
+                    yield from (f"const D {names[i]} = uniform({words[i]});" for i in (0, 1) if two[i] is not None)
+
+
+class MixedChainsError(Exception):
+    """What happens to one chain depends on another."""
+
+
+def _runtime() -> str:
+    return resources.files(__package__).joinpath("runtime.hpp").read_text()
+
+
+_SIGNATURE = """
+namespace {
+
+INLINE U as_words(I x) { return load<U>((const uint32_t*)&x); }
+
+// Number k of an indexed site: a key of its own for every step and index.
+INLINE void words_at(const uint32_t* key, I step, I k, U chain, uint32_t pair, U& one, U& other) {
+    U key_one = as_words(step), key_other = as_words(k);
+    threefry(key[0], key[1], key_one, key_other);
+    one = chain, other = full<U>(pair);
+    threefry(key_one, key_other, one, other);
+}
+template <int i> INLINE D uniform_at(const uint32_t* key, I step, I k, U chain) {
+    U one, other;
+    words_at(key, step, k, chain, i / 2, one, other);
+    return uniform(i % 2 ? other : one);
+}
+
+}  // namespace
+
+// Moves the chains from `begin` to `end` from first_step to last_step.
+//
+// in, out, draws: columns, one number of all `chains` after the other; sums in `out` are added to.
+// draws: stored every `thinning` steps, draw after draw; null where a column is not wanted.
+// keys: two words for each site of noise.
+extern "C" void run(
+    const void* const* in, void* const* out, void* const* draws, const float* floats, const double* doubles,
+    const int64_t* counts, const uint32_t* keys, int64_t chains, int64_t begin, int64_t end, int64_t first_chain,
+    int64_t first_step, int64_t last_step, int64_t thinning) {"""
+
+_BLOCKS = """
+    for (int64_t o = begin; o < end; o += LANES) {
+        const int64_t n = end - o < LANES ? end - o : LANES;
+        const U chain = as_words(lane_numbers()) + full<U>((uint32_t)(first_chain + o));"""

@@ -1,0 +1,373 @@
+"""The native engine: traces, prints, compiles, checks, and runs."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..chains import Chains
+from ..energy import Energy, Target
+from ..errors import LaminaError, NotTraceableError, ParameterError
+from ..kernel import InfoLike, Kernel, StateLike
+from ..noise import CounterNoise, GeneratorNoise, NoiseSource, pairs_of_words
+from ..totals import Totals
+from . import build
+from .cpp import MixedChainsError, Printed, print_cpp
+from .program import Loop, TooLargeError
+from .trace import Column, Output, Subject, Trace, drops_out, trace
+
+_MIN_CHAINS_PER_THREAD = 256
+_MAX_UNROLLED_DIM = 4
+_CHECKED_ROWS = 16
+_verified: set[object] = set()
+_pool: ThreadPoolExecutor | None = None
+
+
+class Native:
+    """Runs a kernel on all chains as one compiled program.
+
+    Args:
+        energy: See `Eager`.
+        kernel: See `Eager`.
+        chains: See `Eager`.
+        noise: A generator, which is asked for a seed, or counter-based noise.
+        context: See `Eager`.
+        temperature: See `Eager`.
+        state: Energies and gradients where the chains stand, by plain torch; the program is held against them.
+
+    Raises:
+        NotTraceableError: If kernel or energy cannot be traced, or lives on another device than the CPU.
+        BuildError: If there is no compiler, or it fails.
+    """
+
+    def __init__(
+        self,
+        energy: Energy,
+        kernel: Kernel[Any],
+        chains: Chains,
+        noise: NoiseSource,
+        context: Any,
+        temperature: float | Tensor,
+        state: StateLike,
+    ) -> None:
+        if chains.matrix.device.type != "cpu":
+            raise NotTraceableError(f"the chains are on {chains.matrix.device}")
+        if not isinstance(noise, CounterNoise | GeneratorNoise):
+            raise NotTraceableError(f"noise from a {type(noise).__name__} is handed over step by step")
+        self.reason = "native: kernel and energy are one compiled program"
+        self.kernel, self.params, self.num_chains = kernel, chains.params, len(chains.matrix)
+        self._target = Target(energy, chains.layout, self.num_chains, context=context, temperature=temperature)
+        self._rows_of_target: dict[str, Tensor] = {}
+        self._target.with_rows(self._keep_rows)
+        self._matrix, self._layout, self._steps = chains.matrix, chains.layout, chains.num_steps
+        self._programs: dict[object, _Program] = {}
+        self._noise = CounterNoise(0)
+        self._agree(state)
+        self._noise = _counter_based(noise)  # a generator is asked only when nothing can fail any more
+
+    def step(self, state: StateLike) -> tuple[StateLike, InfoLike]:
+        """Move all chains once, with the parameters as they are now."""
+        program = self._program(state, Totals(self.kernel, state))
+        fields = self.kernel.info_fields
+        state, drawn = self._run(program, state, 1, 1, Totals(self.kernel, state), None, fields)
+        return state, program.trace.info_type(**{name: drawn[name][0] for name in fields})
+
+    def advance(
+        self,
+        state: StateLike,
+        num_draws: int,
+        thinning: int,
+        totals: Totals,
+        draws: Tensor | None,
+        collect: Sequence[str],
+    ) -> tuple[StateLike, dict[str, Tensor]]:
+        """See `Eager.advance`."""
+        return self._run(self._program(state, totals), state, num_draws, thinning, totals, draws, collect)
+
+    def new_draws(self, num_draws: int) -> Tensor:
+        """See `Eager.new_draws`; in memory, a draw holds one coordinate of all chains after the other."""
+        return self._matrix.new_empty(num_draws, self._matrix.shape[1], self.num_chains).transpose(1, 2)
+
+    def chains(self, state: StateLike) -> Chains:
+        """See `Eager.chains`."""
+        memory = self.kernel.memory(state)
+        return Chains(state.position, self._layout, self.params, self._noise.state_dict(), self._steps, memory)
+
+    def _program(self, state: StateLike, totals: Totals) -> _Program:
+        """The program for the parameters as they are; another one only where their shapes change, or what drops out."""
+        shapes = {
+            name: (tuple(value.shape), drops_out(name, value)) if isinstance(value, Tensor) else value
+            for name, value in self.params._asdict().items()
+        }
+        key = (repr(shapes), bool(totals.moves))
+        if key not in self._programs:
+            subject = Subject(
+                kernel=self.kernel,
+                target=self._target,
+                params=self.params,
+                matrix=state.position,
+                memory=self.kernel.memory(state),
+                sums=tuple(totals.sums),
+                moves=totals.moves,
+            )
+            self._programs[key] = _Program.of(subject)
+        return self._programs[key]
+
+    def _run(
+        self,
+        program: _Program,
+        state: StateLike,
+        num_draws: int,
+        thinning: int,
+        totals: Totals,
+        draws: Tensor | None,
+        collect: Sequence[str],
+    ) -> tuple[StateLike, dict[str, Tensor]]:
+        trace, num_steps = program.trace, num_draws * thinning
+        self._check_length(trace, self._steps + num_steps)
+        left = [_room(output, self.num_chains) for output in (*trace.state, *trace.moves)]
+        sums = [_begun(totals.sums[column.name], column) for column, _ in trace.sums]
+        wanted = dict(zip((column.name for column, _ in trace.draws), trace.draws, strict=True))
+        fields = {name: _room(wanted[name], num_draws, self.num_chains) for name in collect}
+        drawn = [
+            draws.transpose(1, 2) if name == "position" and draws is not None else fields.get(name) for name in wanted
+        ]
+        program.run(
+            inputs=[self._column(column.name, state, totals) for column in trace.inputs],
+            outputs=[*left, *sums],
+            draws=drawn,
+            params=self.params,
+            noise=self._noise,
+            steps=(self._steps, self._steps + num_steps),
+            thinning=thinning,
+            num_chains=self.num_chains,
+        )
+        self._steps += num_steps
+        totals.sums = {column.name: total.T for (column, _), total in zip(trace.sums, sums, strict=True)}
+        totals.num_steps += num_steps
+        values = [_rows(output, columns) for output, columns in zip((*trace.state, *trace.moves), left, strict=True)]
+        width = len(trace.state)
+        totals.moves = {column.name: value for (column, _), value in zip(trace.moves, values[width:], strict=True)}
+        by_draw = {name: _rows(wanted[name], room, lead=1) for name, room in fields.items()}
+        return trace.state_type(*values[:width]), by_draw
+
+    def _column(self, name: str, state: StateLike, totals: Totals) -> Tensor:
+        """An input of a program: (C, *shape)."""
+        room, _, field = name.partition(".")
+        match room:
+            case "position":
+                return state.position
+            case "memory":
+                return self.kernel.memory(state)[field]
+            case "params":
+                value: Tensor = getattr(self.params, field)
+                return value
+            case "moves":
+                return totals.moves[field]
+        return self._rows_of_target[name]
+
+    def _keep_rows(self, name: str, rows: Tensor) -> Tensor:
+        self._rows_of_target[name] = rows
+        return rows
+
+    def _agree(self, state: StateLike) -> None:
+        """Hold the program's energies and gradients against plain torch, where the chains stand and beside it.
+
+        Raises:
+            NotTraceableError: If they differ by more than rounding.
+        """
+        totals = Totals(self.kernel, state)
+        between = torch.lerp(state.position, state.position.roll(1, 0), 0.3)
+        for position in (state.position, between):
+            here = state._replace(position=position)  # type: ignore[attr-defined]
+            ours, _ = self._run(self._program(state, totals), here, 0, 1, totals, None, ())
+            with torch.no_grad():
+                theirs = self.kernel.restore(self._target, position, self.kernel.memory(state), self.params)
+            for name in ("energy", "grad"):
+                one, other = getattr(ours, name), getattr(theirs, name)
+                if not _is_close(one, other):
+                    raise NotTraceableError(
+                        f"the program's {name} differs from the energy's own by {float((one - other).abs().max()):.2g}"
+                    )
+
+    def _check_length(self, trace: Trace, last_step: int) -> None:
+        widest = max((pairs_of_words(site.columns(self._matrix.shape[1])) for site in trace.sites.values()), default=1)
+        if last_step * widest > 2**31:
+            raise ParameterError(
+                f"counter-based noise of this kernel lasts for {2**31 // widest} steps; continue with another seed, "
+                "noise=SEED."
+            )
+
+
+class _Program:
+    """A compiled program, and what it reads besides the chains."""
+
+    def __init__(self, trace: Trace, printed: Printed) -> None:
+        self.trace, self.printed = trace, printed
+        self._function = build.load(printed.source).run
+        self._function.restype = None
+
+    @staticmethod
+    def of(subject: Subject) -> _Program:
+        """Trace, print and compile.
+
+        Raises:
+            NotTraceableError: If that cannot be done, or one chain has a say in another.
+        """
+        printed = _print(subject, 2)
+        key = (printed[1].source, tuple(printed[1].floats), tuple(printed[1].doubles))
+        if key not in _verified:
+            other = _print(subject, 3)[1]
+            if (other.source, tuple(other.floats), tuple(other.doubles)) != key:
+                raise NotTraceableError("an energy that depends on how many chains there are")
+            _verified.add(key)
+        return _Program(*printed)
+
+    def run(
+        self,
+        *,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        draws: Sequence[Tensor | None],
+        params: Any,
+        noise: CounterNoise,
+        steps: tuple[int, int],
+        thinning: int,
+        num_chains: int,
+    ) -> None:
+        """Run it, in as many threads as torch has been given and the chains can use."""
+        columns = [_columns(value) for value in inputs]
+        keys = [word for name in self.trace.sites for word in noise.key(name)]
+        arguments = (
+            _pointers(columns),
+            _pointers(outputs),
+            _pointers(draws),
+            self._table(self.printed.floats, params, ctypes.c_float),
+            self._table(self.printed.doubles, params, ctypes.c_double),
+            _array(ctypes.c_int64, self.printed.counts),
+            _array(ctypes.c_uint32, keys),
+            ctypes.c_int64(num_chains),
+        )
+        rest = [ctypes.c_int64(number) for number in (noise.first_chain, *steps, thinning)]
+
+        def run(begin: int, end: int) -> None:
+            self._function(*arguments, ctypes.c_int64(begin), ctypes.c_int64(end), *rest)
+
+        _in_threads(run, num_chains)
+
+    def _table(self, entries: Sequence[tuple[Any, ...]], params: Any, kind: Any) -> Any:
+        captured = {}
+        numbers = []
+        for what, *where in entries:
+            match what:
+                case "literal":
+                    numbers.append(where[0])
+                case "param":
+                    numbers.append(getattr(params, where[0]).flatten()[where[1]].item())
+                case "captured":
+                    if where[0] not in captured:
+                        captured[where[0]] = self.trace.captured[where[0]].detach().flatten().tolist()
+                    numbers.append(captured[where[0]][where[1]])
+        return _array(kind, numbers)
+
+
+def _print(subject: Subject, num_chains: int) -> tuple[Trace, Printed]:
+    try:
+        traced = _traced(subject, num_chains)
+        dtype, dim = subject.matrix.dtype, subject.matrix.shape[1]
+        has_loop = any(isinstance(item, Loop) and item.kind == "repeat" for item in traced.steps.block.items)
+        # A short program in a loop waits for its own results: two vectors at once hide that.
+        unroll = 2 if has_loop and dim <= _MAX_UNROLLED_DIM else 1
+        return traced, print_cpp(traced, dtype, dim, unroll)
+    except MixedChainsError:
+        raise NotTraceableError("an energy in which one chain has a say in another's") from None
+    except TooLargeError as error:
+        raise NotTraceableError(str(error)) from None
+
+
+def _traced(subject: Subject, num_chains: int) -> Trace:
+    try:
+        return trace(subject, num_chains)
+    except (LaminaError, TooLargeError):
+        raise
+    except Exception as error:
+        # Whatever goes wrong on tensors without values, it says no more than that: the energy runs on ordinary ones.
+        raise NotTraceableError(f"{type(error).__name__} while tracing: {str(error).splitlines()[0]}") from error
+
+
+def _in_threads(run: Callable[[int, int], None], num_chains: int) -> None:
+    """Share chains out over threads, in multiples of the longest block."""
+    global _pool
+    threads = min(torch.get_num_threads(), num_chains // _MIN_CHAINS_PER_THREAD)
+    if threads <= 1:
+        run(0, num_chains)
+        return
+    if _pool is None or _pool._max_workers < threads - 1:
+        _pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="lamina")
+    share = -(-num_chains // threads // 64) * 64
+    bounds = [(begin, min(begin + share, num_chains)) for begin in range(0, num_chains, share)]
+    others = [_pool.submit(run, *bound) for bound in bounds[1:]]
+    run(*bounds[0])
+    for other in others:
+        other.result()
+
+
+def _is_close(one: Tensor, other: Tensor) -> bool:
+    """Whether two engines agree up to rounding, wherever the numbers are in range."""
+    if not other.numel():
+        return True
+    info = torch.finfo(other.dtype)
+    in_range = torch.isfinite(other) & (other.abs() < info.max**0.5)
+    scale = torch.where(in_range, other.abs(), 0).amax(dim=1, keepdim=True) + 1
+    return bool(((one - other).abs() <= 2e4 * info.eps * scale)[in_range].all())
+
+
+def _counter_based(noise: CounterNoise | GeneratorNoise) -> CounterNoise:
+    """Noise that a program can make itself."""
+    if isinstance(noise, CounterNoise):
+        return noise
+    seed = torch.randint(2**63 - 1, (), generator=noise.generator, device=noise.generator.device)
+    return CounterNoise(int(seed))
+
+
+_MEMORY_DTYPES = {torch.int64: torch.int32, torch.bool: torch.uint8}
+
+
+def _memory_dtype(dtype: torch.dtype) -> torch.dtype:
+    return _MEMORY_DTYPES.get(dtype, dtype)
+
+
+def _columns(value: Tensor) -> Tensor:
+    """(C, *shape) as the program reads it, (width, C)."""
+    return value.reshape(len(value), -1).to(_memory_dtype(value.dtype)).T.contiguous()
+
+
+def _room(output: Output, *lead: int) -> Tensor:
+    """Room for what the program writes: (*lead without C, width, C)."""
+    column, _ = output
+    return torch.empty(*lead[:-1], column.width, lead[-1], dtype=_memory_dtype(column.dtype))
+
+
+def _begun(total: Tensor, column: Column) -> Tensor:
+    """Sums so far, (width, C)."""
+    return total.expand(-1, column.width).T.clone(memory_format=torch.contiguous_format)
+
+
+def _rows(output: Output, room: Tensor, lead: int = 0) -> Tensor:
+    """What the program wrote, as (*lead, C, *shape)."""
+    column, _ = output
+    rows = room.transpose(-1, -2).to(column.dtype)
+    return rows.reshape(*rows.shape[: lead + 1], *column.shape) if len(column.shape) != 1 else rows
+
+
+def _pointers(tensors: Sequence[Tensor | None]) -> Any:
+    return _array(ctypes.c_void_p, [None if tensor is None else tensor.data_ptr() for tensor in tensors])
+
+
+def _array(kind: Any, values: Sequence[Any]) -> Any:
+    return (kind * max(len(values), 1))(*values)

@@ -1,0 +1,256 @@
+"""Tensors without values: tracing at the level of PyTorch's dispatcher.
+
+A `Symbolic` tensor has a shape and a dtype, and in place of storage an array of values of a `Program`. Run on such
+tensors, a kernel's step with the user's energy inside writes down its program. The tracer sits below autograd, so
+that the gradient is part of what it sees; and as there are no values, code that depends on one is refused, not
+recorded with the branch that happened to be taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, ClassVar, Self, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..errors import NotTraceableError
+from .program import FLOATS, Kind, Operand, Program
+
+Array: TypeAlias = np.ndarray[Any, Any]
+"""An object array of `Value`s and plain numbers."""
+
+KINDS: Mapping[torch.dtype, Kind] = {
+    torch.float32: "f32",
+    torch.float64: "f64",
+    torch.bool: "bool",
+    torch.int64: "int",
+    torch.int32: "int",
+}
+_NEED_VALUES = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "unique", "_unique2", "masked_select"}
+_MAX_CAPTURED = 20_000
+"""Numbers in a captured tensor beyond which a program of single numbers is hopeless."""
+
+
+class Symbolic(Tensor):
+    """A tensor without storage.
+
+    Attributes:
+        numbers: Object array of the tensor's shape, of `Value`s and plain numbers.
+    """
+
+    numbers: Array
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls, values: Array, dtype: torch.dtype) -> Symbolic:
+        """Wrap values; views of the array are views of the tensor."""
+        tensor: Symbolic = Tensor._make_wrapper_subclass(cls, values.shape, dtype=dtype)
+        tensor.numbers = values
+        return tensor
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Outside of a tracer there is nobody to ask."""
+        if Tracer.current is None:
+            raise NotTraceableError("a traced tensor was kept and used after tracing")
+        return Tracer.current.dispatch(func, args, kwargs or {})
+
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+        """Shape and dtype, since there is no more."""
+        return f"Symbolic({tuple(self.shape)}, {self.dtype})"
+
+
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Turns what is done to `Symbolic` tensors, and to tensors captured by the energy, into a program.
+
+    Args:
+        program: To be added to.
+
+    Attributes:
+        captured: Tensors that the program reads, in the order of their numbers.
+    """
+
+    current: ClassVar[Tracer | None] = None
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.program = program
+        self.captured: list[Tensor] = []
+        self._outer: list[Tracer | None] = []
+
+    def __enter__(self) -> Self:
+        """May be entered again while it is active, as decompositions do."""
+        self._outer.append(Tracer.current)
+        Tracer.current = self
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Back to the tracer before."""
+        Tracer.current = self._outer.pop()
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Everything that torch does while the tracer is active."""
+        return self.dispatch(func, args, kwargs or {})
+
+    def dispatch(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """One operator."""
+        name = func.overloadpacket.__name__
+        tensors = _tensors((*args, *kwargs.values()))
+        if name in _NEED_VALUES and any(isinstance(tensor, Symbolic) for tensor in tensors):
+            raise NotTraceableError(
+                f"Python asks for the value of a tensor that depends on the chains (aten.{name}): an if, float(), "
+                ".item() or boolean indexing. torch.where does without"
+            )
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise NotTraceableError(f"random numbers inside an energy (aten.{name})")
+        if kwargs.get("out") is not None:
+            raise NotTraceableError(f"out= of aten.{name}")
+        is_in_place = name.endswith("_") and not name.endswith("__")
+        if not any(isinstance(tensor, Symbolic) for tensor in tensors):
+            if is_in_place and tensors:
+                raise NotTraceableError(f"a write to a tensor that the energy captures (aten.{name})")
+            result = func(*args, **kwargs)
+            return result if tensors else self._constant(result)
+        if is_in_place:
+            return self._in_place(func, name, args, kwargs)
+        return self.apply(func, name, args, kwargs)
+
+    def apply(self, func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """An operator that makes new tensors, by its rule, or by its decomposition into others."""
+        from .operators import RULES  # they are written in terms of this class
+
+        rule = RULES.get(name)
+        result = rule(self, *args, **kwargs) if rule else NotImplemented
+        if result is not NotImplemented:
+            return result
+        decomposition = _decompositions().get(func)
+        if decomposition is None:
+            raise NotTraceableError(f"the operator aten.{name} has no rule")
+        with self:
+            return decomposition(*args, **kwargs)
+
+    def _in_place(self, func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+        target = args[0]
+        if not isinstance(target, Symbolic) or not target.numbers.flags.writeable:
+            raise NotTraceableError(f"a write to an input or to a tensor that the energy captures (aten.{name})")
+        if name in ("copy_", "fill_"):
+            new = args[1]
+        elif name == "zero_":
+            new = 0
+        else:
+            with self:
+                new = getattr(torch.ops.aten, name[:-1])(*args, **kwargs)
+        target.numbers[...] = self.array(new, KINDS[target.dtype])  # arrays share memory as the tensors would
+        return target
+
+    def array(self, operand: Any, kind: Kind) -> Array:
+        """The values of a tensor or number, of some kind."""
+        if isinstance(operand, Symbolic):
+            return self.cast(operand.numbers, KINDS[operand.dtype], kind)
+        if isinstance(operand, bool | int | float):
+            return scalar_array(_plain(operand, kind))
+        if isinstance(operand, Tensor):
+            return self.cast(self._capture(operand), self.kind(operand.dtype), kind)
+        raise NotTraceableError(f"an operand of type {type(operand).__name__}")
+
+    def cast(self, values: Array, kind: Kind, wanted: Kind) -> Array:
+        """The same numbers as another kind."""
+        return values if kind == wanted else self.each("cast", wanted, values)
+
+    def each(self, op: str, kind: Kind, *arrays: Any) -> Array:
+        """An operation on every element, with broadcasting."""
+        function = np.frompyfunc(lambda *values: self.program.op(op, kind, *values), len(arrays), 1)
+        with np.errstate(all="ignore"):  # literals may be infinite or NaN
+            return as_array(function(*arrays))
+
+    def tensor(self, values: Any, dtype: torch.dtype) -> Symbolic:
+        """Wrap the result of a rule."""
+        return Symbolic(as_array(values), dtype)
+
+    @staticmethod
+    def kind(dtype: torch.dtype) -> Kind:
+        """The kind of a dtype."""
+        if dtype not in KINDS:
+            raise NotTraceableError(f"a tensor of {dtype}")
+        return KINDS[dtype]
+
+    def _capture(self, tensor: Tensor) -> Array:
+        """Numbers of a tensor from outside: floats are read when the program runs, others are part of it."""
+        if tensor.numel() > _MAX_CAPTURED:
+            raise NotTraceableError(
+                f"a tensor of {tensor.numel():,} numbers, {tuple(tensor.shape)}, which calls for whole tensors"
+            )
+        if not tensor.is_floating_point():
+            return object_array(tensor.detach().flatten().tolist(), tuple(tensor.shape))
+        number = next((i for i, known in enumerate(self.captured) if known is tensor), len(self.captured))
+        if number == len(self.captured):
+            self.captured.append(tensor)
+        kind = self.kind(tensor.dtype)
+        leaves = [self.program.leaf("captured", number, i, kind=kind, is_uniform=True) for i in range(tensor.numel())]
+        return object_array(leaves, tuple(tensor.shape))
+
+    def _constant(self, made: Any) -> Any:
+        """What factories make, such as zeros, is part of the program, and may be written to."""
+        if not isinstance(made, Tensor) or made.numel() > _MAX_CAPTURED or made.dtype not in KINDS:
+            return made
+        return Symbolic(object_array(made.flatten().tolist(), tuple(made.shape)), made.dtype)
+
+
+def as_array(values: Any) -> Array:
+    """Values as an object array; one by itself becomes one without axes."""
+    return values if isinstance(values, np.ndarray) and values.dtype == object else scalar_array(values)
+
+
+def scalar_array(value: Any) -> Array:
+    """An object array without axes."""
+    array = np.empty((), dtype=object)
+    array[()] = value
+    return array
+
+
+def object_array(values: Sequence[Any], shape: tuple[int, ...]) -> Array:
+    """A new object array of some shape."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array.reshape(shape)
+
+
+def _plain(number: float, kind: Kind) -> Operand:
+    if kind == "bool":
+        return bool(number)
+    return float(number) if kind in FLOATS else int(number)
+
+
+def _tensors(args: Sequence[Any]) -> list[Tensor]:
+    """The tensors among arguments, and in lists among them."""
+    found: list[Tensor] = []
+    for arg in args:
+        if isinstance(arg, Tensor):
+            found.append(arg)
+        elif isinstance(arg, list | tuple):
+            found += _tensors(arg)
+    return found
+
+
+_DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {}
+
+
+def _decompositions() -> Mapping[Any, Callable[..., Any]]:
+    """PyTorch's own; imported when first needed, since that takes a second."""
+    if not _DECOMPOSITIONS:
+        from torch._decomp import core_aten_decompositions, decomposition_table
+
+        _DECOMPOSITIONS.update({**decomposition_table, **core_aten_decompositions()})
+    return _DECOMPOSITIONS

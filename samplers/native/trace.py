@@ -1,0 +1,388 @@
+"""From a kernel and an energy to the program of one chain's run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import loops
+from ..energy import Target
+from ..errors import NotTraceableError
+from ..kernel import Kernel, is_per_chain
+from ..noise import Site
+from ..totals import add_energy
+from .program import Loop, Operand, Program, Value
+from .symbolic import KINDS, Array, Symbolic, Tracer, as_array, object_array
+
+MAX_VALUES = 12_000
+"""Operations beyond which compiling takes many seconds and the program no longer fits the caches."""
+
+ENERGY_FIELDS = ("energy", "total_energy")
+"""What is told to people with the energy's additive constant, which chains do without."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """Numbers with a row per chain, that a program reads or writes.
+
+    Attributes:
+        name: What they are.
+        dtype: Theirs.
+        shape: Of a row.
+    """
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """Numbers per chain."""
+        return math.prod(self.shape)
+
+
+Output: TypeAlias = tuple[Column, list[Operand]]
+"""A column that a program writes, and the values of chain 0."""
+
+
+@dataclass
+class Trace:
+    """The program of a run.
+
+    Attributes:
+        program: All of it.
+        steps: Its loop over steps.
+        inputs: Columns that it reads.
+        state: What it leaves of the kernel's state.
+        moves: What it leaves of the running figures of the total energy; see `lamina.samplers.totals`.
+        sums: What it adds up over steps.
+        draws: What it stores every so many steps.
+        captured: Tensors of the energy that it reads.
+        sites: The noise of a step.
+        state_type: The NamedTuple that the state's columns make up.
+        info_type: Likewise for the draws, save the position.
+    """
+
+    program: Program
+    steps: Loop
+    inputs: list[Column]
+    state: list[Output]
+    moves: list[Output]
+    sums: list[Output]
+    draws: list[Output]
+    captured: list[Tensor]
+    sites: Mapping[str, Site]
+    state_type: Any
+    info_type: Any
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is traced: a kernel on a target, and everything that has a say in the program.
+
+    Attributes:
+        kernel: The kernel.
+        target: Its target for any number of chains.
+        params: Its parameters.
+        matrix: Positions of the chains, (C, D): for the width and the dtype.
+        memory: What the chains remember, a row each.
+        sums: Names of the fields of the kernel's Info to add up.
+        moves: Running figures of the total energy, or nothing; see `lamina.samplers.totals`.
+    """
+
+    kernel: Kernel[Any]
+    target: Target
+    params: Any
+    matrix: Tensor
+    memory: Mapping[str, Tensor]
+    sums: Sequence[str]
+    moves: Mapping[str, Tensor]
+
+
+def trace(subject: Subject, num_chains: int) -> Trace:
+    """Write down the program of chain 0 among so many chains.
+
+    Raises:
+        NotTraceableError: If that cannot be done.
+    """
+    return _Recording(subject, num_chains).trace()
+
+
+class _Recording:
+    """One tracing."""
+
+    def __init__(self, subject: Subject, num_chains: int) -> None:
+        self.subject, self.num_chains = subject, num_chains
+        self.program = Program(MAX_VALUES)
+        self.tracer = Tracer(self.program)
+        self.inputs: list[Column] = []
+
+    def trace(self) -> Trace:
+        subject, kernel = self.subject, self.subject.kernel
+        with torch.no_grad(), self.tracer, loops.recorded_by(self):
+            params = self._params()
+            target = _TracedTarget.of(subject.target, self.tracer, self._input)
+            position = self._input("position", subject.matrix)
+            memory = {name: self._input(f"memory.{name}", value) for name, value in subject.memory.items()}
+            moves = {name: self._input(f"moves.{name}", value) for name, value in subject.moves.items()}
+            state = kernel.restore(target, position, memory, params)
+            info: dict[str, Tensor] = {}
+            drawn: list[Tensor] = []
+            told_types: list[Any] = []
+
+            def body(*carried: Tensor) -> tuple[Tensor, ...]:
+                fields, figures = carried[: len(state)], dict(zip(moves, carried[len(state) :], strict=True))  # type: ignore[arg-type]
+                moved, told = kernel.step(target, type(state)(*fields), self._noise(), params)
+                drawn.append(moved.position)
+                info.update(told._asdict())  # type: ignore[attr-defined]
+                told_types.append(type(told))
+                if figures:
+                    figures = add_energy(figures, told.total_energy)  # type: ignore[attr-defined]
+                return (*moved, *figures.values())  # type: ignore[misc]
+
+            after = self._loop("steps", 0, body, (*state, *moves.values()))  # type: ignore[misc]
+            loop = self.program.root.items[-1]
+            assert isinstance(loop, Loop)
+            offset = target.offset_column()
+            names = (*state._fields, *moves)  # type: ignore[attr-defined]
+            left = [self._output(name, value, offset) for name, value in zip(names, after, strict=True)]
+            return Trace(
+                program=self.program,
+                steps=loop,
+                inputs=self.inputs,
+                state=left[: len(state)],  # type: ignore[arg-type]
+                moves=left[len(state) :],  # type: ignore[arg-type]
+                sums=[self._output(name, info[name].double()) for name in subject.sums],
+                draws=[
+                    self._output("position", drawn[0]),
+                    *(self._output(name, value, offset) for name, value in info.items()),
+                ],
+                captured=self.tracer.captured,
+                sites=kernel.sites,
+                state_type=type(state),
+                info_type=told_types[0],
+            )
+
+    def repeat(self, num: int, body: Callable[..., Any], carry: Any) -> Any:
+        """See `lamina.samplers.loops.repeat`."""
+        return body(*carry) if num == 1 else self._loop("repeat", num, body, carry)
+
+    def while_any(self, body: Callable[..., Any], carry: Any) -> Any:
+        """See `lamina.samplers.loops.while_any`."""
+        return self._loop("while", 0, lambda *now: loops.select(now[0], body(*now), now), carry)
+
+    def _loop(self, kind: Literal["repeat", "while", "steps"], count: int, body: Callable[..., Any], carry: Any) -> Any:
+        tensors = _flatten(carry)
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        kinds = [KINDS[tensor.dtype] for tensor in tensors]
+
+        def pack(values: Sequence[Operand]) -> Any:
+            made, first = [], 0
+            for tensor, shape in zip(tensors, shapes, strict=True):
+                array = object_array(values[first : first + math.prod(shape)], shape)
+                made.append(Symbolic(_read_only(array), tensor.dtype))
+                first += math.prod(shape)
+            return _like(carry, iter(made))
+
+        def unpack(structure: Any) -> list[Operand]:
+            values: list[Operand] = []
+            for tensor, like, kind, shape in zip(_flatten(structure), tensors, kinds, shapes, strict=True):
+                if tensor.dtype != like.dtype:
+                    raise NotTraceableError(f"a loop that turns {like.dtype} into {tensor.dtype}")
+                values += np.broadcast_to(self.tracer.array(tensor, kind), shape).ravel().tolist()
+            return values
+
+        per_value = [kind for kind, shape in zip(kinds, shapes, strict=True) for _ in range(math.prod(shape))]
+        num_going = math.prod(shapes[0]) // self.num_chains if kind == "while" else 0
+        results = self.program.loop(
+            kind, count, unpack(carry), per_value, lambda carried: unpack(body(*pack(carried))), num_going
+        )
+        return pack(results)
+
+    def _params(self) -> Any:
+        params = self.subject.params
+        fields = {name: self._param(name, value) for name, value in params._asdict().items()}
+        return type(params)(**fields)
+
+    def _param(self, name: str, value: Any) -> Any:
+        """Parameters are read when the program runs, save integers, and numbers at which something drops out."""
+        if not isinstance(value, Tensor):
+            return value
+        if is_per_chain(name, value):
+            return self._input(f"params.{name}", value)
+        if drops_out(name, value):
+            return self.tracer.tensor(float(value), value.dtype)
+        kind = self.tracer.kind(value.dtype)
+        leaves = [self.program.leaf("param", name, i, kind=kind, is_uniform=True) for i in range(value.numel())]
+        return Symbolic(_read_only(object_array(leaves, tuple(value.shape))), value.dtype)
+
+    def _input(self, name: str, value: Tensor) -> Symbolic:
+        """The rows of a column, a leaf for every number of every chain."""
+        column = Column(name, value.dtype, tuple(value.shape[1:]))
+        self.inputs.append(column)
+        kind = self.tracer.kind(value.dtype)
+        leaves = [
+            self.program.leaf("input", name, chain, i, kind=kind)
+            for chain in range(self.num_chains)
+            for i in range(column.width)
+        ]
+        return Symbolic(_read_only(object_array(leaves, (self.num_chains, *column.shape))), value.dtype)
+
+    def _noise(self) -> dict[str, Any]:
+        dim = self.subject.matrix.shape[1]
+        return {
+            name: TracedStream(self, name, site) if site.is_indexed else self._filled(name, site, site.columns(dim))
+            for name, site in self.subject.kernel.sites.items()
+        }
+
+    def _filled(self, name: str, site: Site, width: int) -> Symbolic:
+        dtype = site_dtype(site, self.subject.matrix.dtype)
+        chains = [None] if site.is_shared else list(range(self.num_chains))
+        leaves = [
+            self.program.leaf("noise", name, chain, i, kind=KINDS[dtype], is_finite=True, in_step=True)
+            for chain in chains
+            for i in range(width)
+        ]
+        return Symbolic(_read_only(object_array(leaves, (len(chains), width))), dtype)
+
+    def _output(self, name: str, value: Tensor, offset: Tensor | None = None) -> tuple[Column, list[Operand]]:
+        if name in ENERGY_FIELDS and offset is not None:
+            value = value + offset.to(value.dtype)
+        column = Column(name, value.dtype, tuple(value.shape[1:]))
+        return column, self.tracer.array(value, KINDS[value.dtype])[0].ravel().tolist()
+
+
+class TracedStream:
+    """Indexed noise while tracing; see `lamina.samplers.noise.Stream`."""
+
+    def __init__(self, recording: _Recording, name: str, site: Site) -> None:
+        self._recording, self._name, self._site = recording, name, site
+
+    def at(self, k: Tensor) -> Symbolic:
+        """Noise number k, a column (C, 1), of every chain."""
+        if self._site.kind != "uniform":
+            raise NotTraceableError("indexed noise that is not uniform")
+        recording, program = self._recording, self._recording.program
+        dtype = site_dtype(self._site, recording.subject.matrix.dtype)
+        step = program.leaf("step", kind="int", in_step=True)
+        index = recording.tracer.array(k, "int")
+        width = self._site.columns(recording.subject.matrix.shape[1])
+        values = [
+            program.value(f"noise.{self._name}.{i}", KINDS[dtype], step, index[chain, 0])
+            for chain in range(recording.num_chains)
+            for i in range(width)
+        ]
+        return recording.tracer.tensor(object_array(values, (recording.num_chains, width)), dtype)
+
+
+class _TracedTarget(Target):
+    """A target whose energies lack their additive constant: what all chains share, adds nothing but rounding errors."""
+
+    _tracer: Tracer
+    _offset: list[Operand]
+
+    @classmethod
+    def of(cls, target: Target, tracer: Tracer, read: Callable[[str, Tensor], Symbolic]) -> _TracedTarget:
+        """The target for symbolic chains; context and temperatures are read by name."""
+        copy = object.__new__(cls)
+        copy.__dict__.update(target.with_rows(read).__dict__)
+        copy.__dict__.update(_tracer=tracer, _offset=[0.0])
+        return copy
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Target`; the program forgets where x came from, so that energies round the same wherever they stand."""
+        return super().__call__(self._opaque(x))
+
+    def energy(self, x: Tensor) -> Tensor:
+        """See `Target`."""
+        return super().energy(self._opaque(x))
+
+    def offset_column(self) -> Tensor:
+        """What the energies lack, over the temperature: 0-d, or a column."""
+        offset = self._tracer.tensor(self._offset[0], torch.float64)
+        column: Tensor = offset * self.inverse_temperature
+        return column
+
+    def _opaque(self, x: Tensor) -> Symbolic:
+        kind = KINDS[x.dtype]
+        values = self._tracer.array(x, kind)
+        copied = [
+            self._tracer.program.value("copy", kind, value) if isinstance(value, Value) else value
+            for value in values.ravel()
+        ]
+        return Symbolic(_read_only(object_array(copied, values.shape)), x.dtype)
+
+    def _check(self, value: Tensor, x: Tensor) -> None:
+        """See `Target`; and take the constant out."""
+        super()._check(value, x)
+        if not isinstance(value, Symbolic):
+            raise NotTraceableError("an energy that does not depend on the position")
+        for chain in range(len(value)):
+            value.numbers[chain], offset = _split_off(self._tracer.program, value.numbers[chain])
+            self._offset[0] = offset
+
+
+def _split_off(program: Program, value: Operand) -> tuple[Operand, Operand]:
+    """An energy without what it adds that is the same everywhere, and that, in float64."""
+    if not isinstance(value, Value):
+        return value, 0.0
+    op, kind, args = value.op, value.kind, cast(tuple[Operand, ...], value.args)
+    if op == "neg":
+        rest, constant = _split_off(program, args[0])
+        return program.op("neg", kind, rest), program.op("neg", "f64", constant)
+    if op == "fma" and _is_uniform(args[2]):
+        return program.op("mul", kind, args[0], args[1]), program.op("cast", "f64", args[2])
+    if op == "sub" and _is_uniform(args[1]):
+        rest, constant = _split_off(program, args[0])
+        return rest, program.op("sub", "f64", constant, program.op("cast", "f64", args[1]))
+    if op == "sub" and _is_uniform(args[0]):
+        rest, constant = _split_off(program, args[1])
+        rest, constant = program.op("neg", kind, rest), program.op("neg", "f64", constant)
+        return rest, program.op("add", "f64", constant, program.op("cast", "f64", args[0]))
+    for one, other in ((0, 1), (1, 0)):
+        if op == "add" and _is_uniform(args[one]):
+            rest, constant = _split_off(program, args[other])
+            return rest, program.op("add", "f64", constant, program.op("cast", "f64", args[one]))
+    return value, 0.0
+
+
+def _is_uniform(arg: object) -> bool:
+    return arg.is_uniform if isinstance(arg, Value) else True
+
+
+def drops_out(name: str, value: Tensor) -> bool:
+    """Whether a parameter has a value at which part of a kernel drops out: no jitter, no inverse mass."""
+    return value.ndim == 0 and (float(value) == 0.0 or (name == "factor" and float(value) == 1.0))
+
+
+def site_dtype(site: Site, dtype: torch.dtype) -> torch.dtype:
+    """Normals come in the position's dtype, uniforms in float64."""
+    return dtype if site.kind == "normal" else torch.float64
+
+
+def _read_only(array: Array) -> Array:
+    """Guards inputs and what loops carry against writes in place."""
+    array = as_array(array)
+    array.flags.writeable = False
+    return array
+
+
+def _flatten(structure: Any) -> list[Tensor]:
+    """The tensors of a NamedTuple or tuple, nested or not."""
+    if isinstance(structure, Tensor):
+        return [structure]
+    return [tensor for part in structure for tensor in _flatten(part)]
+
+
+def _like(structure: Any, tensors: Any) -> Any:
+    """The same structure around other tensors."""
+    if isinstance(structure, Tensor):
+        return next(tensors)
+    parts = [_like(part, tensors) for part in structure]
+    return type(structure)(*parts) if hasattr(structure, "_fields") else tuple(parts)
