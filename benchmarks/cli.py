@@ -20,6 +20,7 @@ from . import compare, digits, exactness, results, samplers
 from .contenders import make_contender
 from .densities import DENSITIES, Density, density_names, make_density
 from .gallery import write_gallery
+from .peers import command as peers
 from .pictures import draws_over_density, error_against_gradients, some_points
 
 _T = TypeVar("_T")
@@ -105,8 +106,8 @@ _EXACTNESS_EXAMPLES = """examples:
   lamina-bench exactness --densities banana --kernels mala --out /tmp/trial
 """
 
-_GALLERY = """Write a page with every density and posterior: formula, source, what it reveals, normaliser and moments,
-and a picture of those in the plane.
+_GALLERY = """Write a page with every density, posterior and lattice: formula, source, what it reveals, normaliser and
+moments, and a picture of those in the plane.
 """
 
 _GALLERY_EXAMPLES = """examples:
@@ -146,7 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            "lamina-bench: interrupted; samplers, exactness and digits go on where they stopped with the same command",
+            "lamina-bench: interrupted; samplers, exactness, digits and peers go on where they stopped with the same "
+            "command",
             file=sys.stderr,
         )
         return 130
@@ -168,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         ("exactness", "exact kernels leave exact laws as they are", _EXACTNESS, _EXACTNESS_EXAMPLES, _add_exactness),
         ("gallery", "a page with a picture of every density", _GALLERY, _GALLERY_EXAMPLES, _add_gallery),
         ("digits", "EBM prior against Gaussian priors, over seeds", _DIGITS, _DIGITS_EXAMPLES, _add_digits),
+        ("peers", peers.LINE, peers.DESCRIPTION, peers.EXAMPLES, _add_peers),
     ):
         command = commands.add_parser(
             name,
@@ -256,6 +259,11 @@ def _add_digits(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-steps", type=int, metavar="N", help="cut every run short, for a trial")
     parser.set_defaults(run=_digits)
+
+
+def _add_peers(parser: argparse.ArgumentParser) -> None:
+    _add_out(parser)
+    peers.add_arguments(parser)
 
 
 def _gallery(options: argparse.Namespace) -> int:

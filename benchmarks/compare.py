@@ -103,12 +103,13 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], *, tolerance: float 
     """
     _check(old, new)
     skipped, notes = _skipped(old, new)
+    spreads = _spreads(old), _spreads(new)
     figures = [
         name
         for name in old["summary"]
-        if _figure(name) in BETTER and name in old["spread"] and _figure(name) not in skipped
+        if _figure(name) in BETTER and name in spreads[0] and _figure(name) not in skipped
     ]
-    judged = [name for name in figures if name in new["spread"] and name in new["summary"]]
+    judged = [name for name in figures if name in spreads[1] and name in new["summary"]]
     missing = [name for name in figures if name not in new["summary"] and _cell(name) in new["rows"]]
     gone = [name for name in missing if _figure(name) not in CENSORED]
     notes += [
@@ -119,7 +120,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], *, tolerance: float 
     changes = [Change(name, old["summary"][name], math.nan, math.inf, is_worse=True) for name in gone]
     for name in judged:
         difference = new["summary"][name] - old["summary"][name]
-        units, degrees = _welch(difference, old["spread"][name], new["spread"][name])
+        units, degrees = _welch(difference, *(spread[name] for spread in spreads))
         limit = student.isf(FALSE_ALARM / 2 / len(judged), degrees)
         if abs(units) > limit and abs(difference) > tolerance * abs(old["summary"][name]):
             is_worse = difference * BETTER[_figure(name)] < 0
@@ -157,17 +158,17 @@ def _verdict(change: Change) -> str:
 
 def _welch(difference: float, old: Mapping[str, float], new: Mapping[str, float]) -> tuple[float, float]:
     """The difference in standard errors, and their degrees of freedom."""
-    variances = [one["standard_error"] ** 2 for one in (old, new)]
-    total = sum(variances)
+    total = math.hypot(old["standard_error"], new["standard_error"])
     if total == 0:
         return (math.inf if difference else 0.0), 1.0
-    parts = [variance**2 / one["degrees_of_freedom"] for variance, one in zip(variances, (old, new), strict=True)]
-    return difference / math.sqrt(total), total**2 / sum(parts)
+    # Shares of the variance, which is too large a number itself where an unadjusted chain leaves for infinity.
+    parts = [(one["standard_error"] / total) ** 4 / one["degrees_of_freedom"] for one in (old, new)]
+    return difference / total, 1 / sum(parts)
 
 
 def _check(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     for which, content in (("OLD", old), ("NEW", new)):
-        if not {"summary", "spread", "settings", "rows"} <= content.keys():
+        if not {"summary", "settings", "rows"} <= content.keys() or not _have_spread(content["rows"]):
             raise ResultsError(
                 f"{which} has no figures with standard errors. Pass files that `lamina-bench samplers` wrote."
             )
@@ -178,6 +179,16 @@ def _check(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     ]
     if differing:
         raise ResultsError(f"OLD and NEW must be made with the same settings; they have {', '.join(differing)}.")
+
+
+def _have_spread(rows: Any) -> bool:
+    return isinstance(rows, Mapping) and all("spread" in row for row in rows.values())
+
+
+def _spreads(content: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """Standard errors, and their degrees of freedom, by the names that figures have in the summary."""
+    rows = content["rows"].items()
+    return {f"{figure}/{name}": spread for name, row in rows for figure, spread in row["spread"].items()}
 
 
 def _skipped(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[tuple[str, ...], list[str]]:

@@ -2,7 +2,8 @@
 
 Each case starts many chains from exact draws, takes a few steps, and compares where they end with the exact law; see
 `lamina.samplers.testing.check_invariance`. Step sizes come from a warm-up apart, as adaptation is no part of what is
-tested. Masses take turns, so that every kernel and every density meets each kind several times.
+tested. Masses take turns, so that every kernel and every density meets each kind several times. `Blocks` sees every
+position in two parts, the first coordinate and the rest.
 
 Parallel tempering is not here: it starts exactly only where the laws of all its temperatures can be drawn from, and
 has tests of its own on such densities.
@@ -28,10 +29,13 @@ from lamina.samplers import (
     NUTS,
     RWM,
     Barker,
+    Blocks,
     Clipped,
     DualAveraging,
+    Energy,
     GeneratorNoise,
     Kernel,
+    Position,
     RandomisedHMC,
     UnknownNameError,
     kernel_names,
@@ -42,7 +46,7 @@ from lamina.samplers import (
 from lamina.samplers import KERNELS as REGISTERED
 from lamina.samplers.testing import InvarianceReport, check_invariance
 
-from .densities import DENSITIES, density_names, make_density
+from .densities import DENSITIES, Density, density_names, make_density
 from .tables import aligned
 
 KERNELS: Mapping[str, Kernel[Any]] = {
@@ -57,6 +61,7 @@ KERNELS: Mapping[str, Kernel[Any]] = {
     "malt": MALT(step_size=0.1, num_leapfrog_steps=4),
     "nuts": NUTS(step_size=0.1, max_tree_depth=3),
     "mams": MAMS(step_size=0.1, trajectory_length=1.0),
+    "blocks": Blocks(((0, MALA(step_size=0.1)), (1, HMC(step_size=0.1, num_leapfrog_steps=4)))),
 }
 """The exact kernels; those of the toolkit that are not have no place here."""
 
@@ -135,17 +140,17 @@ def inverse_mass(kind: str, dim: int) -> Tensor | None:
 def check(case: Case) -> InvarianceReport:
     """Check one case; its share of the false-alarm rate is that of the whole matrix over the number of cases."""
     density, kernel = make_density(case.density), exact_kernels()[case.kernel]
-    draws = _exact_draws(case.density, case.dtype)
-    start, fresh = (x[: int(len(x) * SHARES.get(case.kernel, 1.0))] for x in draws)
-    mass = inverse_mass(case.mass, density.dim)
-    params = kernel.init_params(start, inverse_mass=mass)
-    apart = density.sample(200, generator=torch.Generator().manual_seed(3), dtype=DTYPES[case.dtype])
+    exact = _exact_draws(case.density, case.dtype)
+    draws = [x[: int(len(x) * SHARES.get(case.kernel, 1.0))] for x in exact]
+    draws.append(density.sample(200, generator=torch.Generator().manual_seed(3), dtype=DTYPES[case.dtype]))
+    energy, (start, fresh, apart) = _as_seen_by(kernel, density, draws)
+    params = kernel.init_params(start, inverse_mass=inverse_mass(case.mass, density.dim))
     warm = sample(
-        density, kernel, apart, num_samples=1, num_warmup=300, params=params, noise=2, adaptation=DualAveraging()
+        energy, kernel, apart, num_samples=1, num_warmup=300, params=params, noise=2, adaptation=DualAveraging()
     )
     return check_invariance(
         kernel,
-        density,
+        energy,
         start,
         fresh,
         noise=GeneratorNoise(torch.Generator().manual_seed(1)),
@@ -238,6 +243,15 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         for group, members in groups.items()
     ]
     return aligned(("density", "kernel", "passed", "distance/allowed", "accept", "movement"), cells, "llrrrr")
+
+
+def _as_seen_by(
+    kernel: Kernel[Any], density: Density, positions: Sequence[Tensor]
+) -> tuple[Energy, Sequence[Position]]:
+    """The energy and some positions; in two parts, the first coordinate and the rest, where the kernel is of blocks."""
+    if not isinstance(kernel, Blocks):
+        return density, positions
+    return (lambda parts: density(torch.cat(parts, dim=1))), [(x[:, :1], x[:, 1:]) for x in positions]
 
 
 @functools.lru_cache(maxsize=2)

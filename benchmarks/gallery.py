@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lamina.samplers import MissingExtraError
+from lamina.samplers.diagnostics.figures import new_figure
 
 from .densities import DENSITIES, REFERENCE_TARGETS, Density, Target, make_density, make_reference_target
 
@@ -25,7 +25,7 @@ _DEEPEST = 8.0  # nats below the highest point, where colour ends
 
 _INTRODUCTION = f"""# Gallery
 
-The densities of `lamina.benchmarks.densities`, each with its exact facts, and the posteriors with a reference.
+The densities of `lamina.benchmarks.densities`, each with its exact facts, and the targets with a reference.
 
 Colours are the log-density, one shade per nat down to {_DEEPEST:.0f} below the highest point; dots are exact draws.
 `lamina.benchmarks.gallery` writes this page from what the densities declare.
@@ -58,7 +58,7 @@ def write_gallery(folder: Path) -> list[Path]:
 def gallery_page() -> str:
     """Return the page in Markdown."""
     others = [density for density in map(make_density, DENSITIES) if density.dim != 2]
-    posteriors = [make_reference_target(name) for name in REFERENCE_TARGETS]
+    targets = [make_reference_target(name) for name in REFERENCE_TARGETS]
     return "\n".join(
         [
             _INTRODUCTION,
@@ -66,9 +66,9 @@ def gallery_page() -> str:
             *(_entry(density, *_moments(density), picture=_picture_of(density)) for density in planar_densities()),
             "## In more dimensions\n",
             *(_entry(density, f"log Z: {density.log_normalizer:.6f}") for density in others),
-            "## Posteriors\n",
-            "Their parameters have reference moments with errors in place of exact draws.\n",
-            *(_entry(posterior, f"Reference: {posterior.reference}") for posterior in posteriors),
+            "## With a reference\n",
+            "Posteriors and lattices: their parameters have reference moments with errors in place of exact draws.\n",
+            *(_entry(target, f"Reference: {target.reference}") for target in targets),
         ]
     )
 
@@ -114,7 +114,7 @@ def _numbers(values: Tensor) -> str:
 
 
 def _picture(density: Density) -> Figure:
-    figure = _figure()
+    figure = new_figure(4.0, 3.2, dpi=100, extra="bench", purpose="drawing pictures")
     (x_limits, y_limits), axes = density.plot_box, figure.subplots()
     x, y = (torch.linspace(*limits, _NUM_CELLS, dtype=torch.float64) for limits in density.plot_box)
     energy = density(torch.cartesian_prod(x, y)).reshape(_NUM_CELLS, _NUM_CELLS)
@@ -124,15 +124,4 @@ def _picture(density: Density) -> Figure:
     axes.plot(draws[:, 0], draws[:, 1], ".", markersize=2.5, color="tab:orange")
     axes.set(xlim=x_limits, ylim=y_limits)
     axes.tick_params(labelsize=7)
-    return figure
-
-
-def _figure() -> Figure:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "bench", "drawing pictures") from error
-    figure = Figure(figsize=(4.0, 3.2), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
     return figure

@@ -6,20 +6,16 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from lamina.samplers import MissingExtraError
+from lamina.samplers.diagnostics.figures import new_figure
 
 from .accuracy import LOW_ERROR
 from .densities import Density
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 CONTOUR_MASSES = (0.99, 0.9, 0.5)
 """Probability inside each contour, from the outermost on."""
@@ -29,6 +25,8 @@ _NUM_EXACT_DRAWS = 400_000
 _MAX_POINTS = 500
 _MAX_COLUMNS = 5
 _LINES = ("solid", "dashed", "dotted")
+
+_figure = functools.partial(new_figure, dpi=100, extra="bench", purpose="drawing pictures")
 
 
 def draws_over_density(density: Density, points: Mapping[str, Tensor], path: Path) -> None:
@@ -47,7 +45,7 @@ def draws_over_density(density: Density, points: Mapping[str, Tensor], path: Pat
     x, y = (_centers(*limits) for limits in density.plot_box)
     columns = min(len(points), _MAX_COLUMNS)
     rows = math.ceil(len(points) / columns)
-    figure = _figure(2.6 * columns, 2.5 * rows + 0.4)
+    figure = _figure(max(2.6 * columns, 4.0), 2.5 * rows + 0.4)
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for axes, (name, drawn) in zip(panels, points.items(), strict=False):
         axes.contour(x, y, grid.T, levels=levels, colors="0.55", linewidths=0.8)
@@ -144,14 +142,3 @@ def _cells(density: Density, x: Tensor) -> Tensor:
 
 def _centers(low: float, high: float) -> Tensor:
     return low + (high - low) * (torch.arange(_NUM_CELLS, dtype=torch.float64) + 0.5) / _NUM_CELLS
-
-
-def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "bench", "drawing pictures") from error
-    figure = Figure(figsize=(max(width, 4.0), height), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

@@ -103,6 +103,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def write(content: Mapping[str, Any], path: Path) -> None:
     """Write JSON, whole or not at all; numbers that are not finite become null, which every reader knows.
 
+    A list of plain values takes one line, and so does a dict of them that is not itself a member of the content.
+
     Args:
         content: Plain containers, numbers and strings.
         path: Where to; an earlier file is replaced.
@@ -111,7 +113,7 @@ def write(content: Mapping[str, Any], path: Path) -> None:
         ResultsError: If the file cannot be written; an earlier one survives.
     """
     with replacing(path) as file:
-        file.write(json.dumps(_finite(content), indent=2, allow_nan=False).encode() + b"\n")
+        file.write(_text(_finite(content)).encode() + b"\n")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -154,6 +156,21 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _text(value: Any, depth: int = 0) -> str:
+    """JSON as it is written, for a value so deep in the content."""
+    members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    is_nested = any(isinstance(member, dict | list) for member in members)
+    is_major = isinstance(value, dict) and depth < 2
+    if not members or not (is_nested or is_major):
+        return json.dumps(value, allow_nan=False)
+    texts = [_text(member, depth + 1) for member in members]
+    if isinstance(value, dict):
+        texts = [f"{json.dumps(str(key))}: {text}" for key, text in zip(value, texts, strict=True)]
+    indent = "\n" + depth * "  "
+    inside = f"{indent}  " + f",{indent}  ".join(texts) + indent
+    return f"{{{inside}}}" if isinstance(value, dict) else f"[{inside}]"
 
 
 def _refuse_constant(name: str) -> NoReturn:

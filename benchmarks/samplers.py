@@ -334,7 +334,6 @@ def report(rows: Mapping[str, Row], settings: Settings) -> dict[str, Any]:
         "settings": settings.as_json(),
         "rows": {name: dataclasses.asdict(row) for name, row in rows.items()},
         "summary": summary(rows),
-        "spread": {f"{figure}/{name}": one for name, row in rows.items() for figure, one in row.spread.items()},
     }
 
 
@@ -484,9 +483,9 @@ def _row(
         options=repr(kernel),
         remarks=_remarks(kernel, figures["rhat"], facts.is_heavy_tailed),
         curve={
-            "gradients": (curve.num_draws * CHAINS_PER_START * run.gradients_per_draw).tolist(),
-            "average": curve.average.tolist(),
-            "worst": curve.worst.tolist(),
+            "gradients": _rounded(curve.num_draws * CHAINS_PER_START * run.gradients_per_draw),
+            "average": _rounded(curve.average),
+            "worst": _rounded(curve.worst),
         },
         spread={figure: one for figure, one in spread.items() if all(map(math.isfinite, one.values()))},
         **figures,
@@ -523,10 +522,15 @@ def _figures(density: Density, run: _Run, draws: Draws, chains: slice) -> dict[s
         "nested_rhat": float(nested_rhat(from_afar[:, num_draws // 2 :], num_chains // CHAINS_PER_START).amax()),
         "gradients_to_low_error": gradients_per_draw * draws_to_low_error(curve.num_draws, curve.average),
         "gradients_to_low_error_worst": gradients_per_draw * draws_to_low_error(curve.num_draws, curve.worst),
-        "final_error": float(curve.average[-1]),
+        "final_error": _rounded(curve.average)[-1],
         "accept": float(run.accept[chains].mean()),
         "divergences": float(run.divergences[chains].mean()),
     }
+
+
+def _rounded(curve: Tensor) -> list[float]:
+    """To six digits, which is more than anybody sees, and a third of the room in a file."""
+    return [float(f"{value:.6g}") for value in curve.tolist()]
 
 
 def _spread(standard_error: float, degrees_of_freedom: float) -> dict[str, float]:

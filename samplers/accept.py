@@ -11,6 +11,7 @@ Nothing is replaced by zero, and no energy is clamped. The comparison is made in
 
 from __future__ import annotations
 
+import functools
 from typing import TypeVar
 
 import torch
@@ -22,11 +23,14 @@ from .loops import select
 DIVERGENCE_THRESHOLD = 1000.0
 """|energy error| in nats beyond which a step is flagged (Stan's value)."""
 
+_SHORT_ROW = 4
+"""Columns that are added up faster one by one than along their rows."""
+
 StateT = TypeVar("StateT", bound=StateLike)
 
 
 def accept(
-    proposed: StateT, current: StateT, log_ratio: Tensor, uniform: Tensor, num_grad_evals: Tensor
+    proposed: StateT, current: StateT, log_ratio: Tensor, uniform: Tensor | None, num_grad_evals: Tensor
 ) -> tuple[StateT, Info]:
     """Choose between two states, chain by chain.
 
@@ -34,7 +38,7 @@ def accept(
         proposed: Where the chains might go.
         current: Where they are.
         log_ratio: Log of the Metropolis-Hastings ratio, (C, 1), float64.
-        uniform: Uniform noise on (0, 1], (C, 1). Zero accepts every move that is not impossible, which is
+        uniform: Uniform noise on (0, 1], (C, 1). None accepts every move that is not impossible, which is
             how an unadjusted kernel keeps out of NaN.
         num_grad_evals: Gradients spent on the proposal, (C, 1).
 
@@ -43,9 +47,10 @@ def accept(
     """
     is_undefined = torch.isnan(log_ratio) | (proposed.energy == -torch.inf)
     log_ratio = torch.where(is_undefined, -torch.inf, log_ratio)
-    is_accepted = torch.log(uniform) < log_ratio
+    is_accepted = log_ratio > -torch.inf if uniform is None else torch.log(uniform) < log_ratio
     state = select(is_accepted, proposed, current)
-    is_large = (log_ratio.abs() > DIVERGENCE_THRESHOLD) & torch.isfinite(log_ratio)
+    size = log_ratio.abs()
+    is_large = (size > DIVERGENCE_THRESHOLD) & (size < torch.inf)
     info = Info(
         accept_prob=torch.exp(torch.clamp(log_ratio, max=0.0)),
         is_accepted=is_accepted,
@@ -67,4 +72,7 @@ def log_ratio(current: Tensor, proposed: Tensor, kinetic_change: Tensor) -> Tens
 
 def half_square(r: Tensor) -> Tensor:
     """|r|^2 / 2 of every row, a column (C, 1) in float64: kinetic energy of a whitened momentum."""
-    return 0.5 * r.double().square().sum(dim=-1, keepdim=True)
+    squares = r.double().square()
+    if squares.shape[1] > _SHORT_ROW:
+        return 0.5 * squares.sum(dim=1, keepdim=True)
+    return 0.5 * functools.reduce(torch.add, squares.unbind(dim=1)).unsqueeze(1)

@@ -139,8 +139,10 @@ class Target:
             EnergyError: If the energy does not return one floating-point value per chain, or does not depend
                 on the position in a way that autograd can see.
         """
-        # enable_grad and inference_mode(False): the caller may be inside no_grad or inference_mode.
-        with torch.inference_mode(False), torch.enable_grad():
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False):
+                return self(x)
+        with torch.enable_grad():
             leaf = x.clone() if x.is_inference() else x.detach()
             value, grad = self._by_autograd(leaf) if self._own_gradient is None else self._by_itself(leaf)
         value = value.detach().unsqueeze(-1)
@@ -221,7 +223,7 @@ def _gradient(value: Tensor, leaf: Tensor) -> Tensor:
             "the energy does not depend on the position through differentiable torch operations. "
             "Do not detach it or convert it to NumPy, or give the energy a value_and_grad method."
         )
-    (grad,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+    (grad,) = torch.autograd.grad(value, leaf, torch.ones_like(value), allow_unused=True)
     if grad is None:
         raise EnergyError("the energy has a gradient, but none with respect to the position it was called with.")
     return grad

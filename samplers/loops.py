@@ -26,6 +26,9 @@ class Recorder(Protocol):
         ...
 
 
+_MAX_UNROLLED = 2
+"""Rounds of a loop that `torch.compile` sees one by one."""
+
 _RECORDER: ContextVar[Recorder | None] = ContextVar("recorder of loops", default=None)
 
 
@@ -41,12 +44,32 @@ def recorded_by(recorder: Recorder) -> Iterator[None]:
 
 def repeat(num: int, body: Callable[..., CarryT], carry: CarryT) -> CarryT:
     """Carry = body(*carry), `num` times."""
+    if torch.compiler.is_dynamo_compiling():
+        return _repeat_in_graph(num, body, carry)
     if recorder := _RECORDER.get():
         recorded: CarryT = recorder.repeat(num, body, carry)
         return recorded
+    return _unrolled(num, body, carry)
+
+
+def _unrolled(num: int, body: Callable[..., CarryT], carry: CarryT) -> CarryT:
     for _ in range(num):
         carry = body(*carry)
     return carry
+
+
+def _repeat_in_graph(num: int, body: Callable[..., CarryT], carry: CarryT) -> CarryT:
+    """The loop as `torch.compile` takes it: a loop of the graph, since ten gradients in a row compile for minutes."""
+    if num <= _MAX_UNROLLED:
+        return _unrolled(num, body, carry)
+    from torch._higher_order_ops import while_loop
+
+    def one_more(i: Tensor, *carry: Tensor) -> tuple[Tensor, ...]:
+        return i + 1, *(after.clone(memory_format=torch.contiguous_format) for after in body(*carry))
+
+    start = (torch.zeros((), dtype=torch.int64), *(before.contiguous() for before in carry))
+    _, *after = while_loop(lambda i, *_: i < num, one_more, start)
+    return tuple(after)  # type: ignore[return-value]
 
 
 def while_any(body: Callable[..., CarryT], carry: CarryT) -> CarryT:

@@ -72,11 +72,15 @@ def from_white(factor: Tensor, v: Tensor) -> Tensor:
     """L v for every row of v (C, D): whitened momentum to velocity."""
     if factor.ndim == 3:
         return factor.squeeze(1) * v if factor.shape[1] == 1 else (factor @ v.unsqueeze(-1)).squeeze(-1)
-    return v @ factor.T if factor.ndim == 2 else factor * v
+    if factor.ndim == 2:
+        return v @ factor.T
+    return factor * v if factor.ndim else v
 
 
 def to_white(factor: Tensor, g: Tensor) -> Tensor:
     """L^T g for every row of g (C, D): gradient to whitened gradient."""
     if factor.ndim == 3:
         return factor.squeeze(1) * g if factor.shape[1] == 1 else (g.unsqueeze(-2) @ factor).squeeze(-2)
-    return g @ factor if factor.ndim == 2 else factor * g
+    if factor.ndim == 2:
+        return g @ factor
+    return factor * g if factor.ndim else g

@@ -10,13 +10,17 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from .errors import ParameterError, StateError
-from .threefry import threefry2x32
+from .threefry import Word, threefry2x32
+
+_NUMBERS_AHEAD = 2**16
+"""Counter-based numbers of a site that are worked out at once: enough to hide what calling torch costs."""
 
 
 class Site(NamedTuple):
@@ -139,48 +143,89 @@ class CounterNoise:
             raise ParameterError(f"a seed must lie in [0, 2**64); got {seed}.")
         self.seed = seed
         self.first_chain = first_chain
+        self._served: object = None
+        self._ahead: dict[tuple[str, Site], _Ahead] = {}
 
     def draw(self, sites: Mapping[str, Site], position: Tensor, step: int) -> dict[str, Any]:
         """See `NoiseSource`."""
-
-        def rows(name: str, site: Site) -> Callable[[int], Tensor]:
-            return lambda k: self._fill(self._key_of_index(name, step, k), site, position, 0)
-
-        return {
-            name: Stream(rows(name, site)) if site.is_indexed else self._fill(self.key(name), site, position, step)
-            for name, site in sites.items()
-        }
+        chains = _Chains(self.first_chain, *position.shape, position.dtype, position.device)
+        if (self.seed, chains) != self._served:
+            self._served, self._ahead = (self.seed, chains), {}
+        return {name: self._noise_of(name, site, chains, step) for name, site in sites.items()}
 
     def key(self, name: str) -> tuple[int, int]:
         """The key of a site: its name is hashed into the seed, so that adding a site changes no other's noise."""
         return self.seed & 0xFFFFFFFF, (self.seed >> 32) ^ zlib.crc32(name.encode())
 
-    def _key_of_index(self, name: str, step: int, k: int) -> tuple[int, int]:
-        """A key for every index of an indexed site."""
-        one, other = threefry2x32(self.key(name), (torch.tensor(step), torch.tensor(k)))
-        return int(one), int(other)
-
-    def _fill(self, key: tuple[int, int], site: Site, position: Tensor, step: int) -> Tensor:
-        columns = site.columns(position.shape[1])
-        pairs = pairs_of_words(columns)
+    def _noise_of(self, name: str, site: Site, chains: _Chains, step: int) -> Stream | Tensor:
+        limit = _NUMBERS_AHEAD // (chains.num_chains * site.columns(chains.dim))
+        if site.is_indexed:
+            return Stream(_Ahead(partial(self._by_index, name, site, chains, step), limit).at)
+        pairs = pairs_of_words(site.columns(chains.dim))
         if (step + 1) * pairs > 2**32:
             raise ParameterError(
-                f"counter-based noise of {columns} numbers per chain lasts for {2**32 // pairs} steps; "
-                "continue with another seed, noise=SEED."
+                f"counter-based noise of {site.columns(chains.dim)} numbers per chain lasts for {2**32 // pairs} "
+                "steps; continue with another seed, noise=SEED."
             )
-        first, num_rows = (0, 1) if site.is_shared else (self.first_chain, position.shape[0])
-        chain = torch.arange(first, first + num_rows, device=position.device).unsqueeze(1)
-        block = step * pairs + torch.arange(pairs, device=position.device).unsqueeze(0)
-        one, other = (_uniform(word) for word in threefry2x32(key, (chain, block)))
-        if site.kind == "normal":
-            radius, angle = torch.sqrt(-2 * torch.log(one)), 2 * math.pi * other
-            one, other = radius * torch.cos(angle), radius * torch.sin(angle)
-        words = torch.stack((one, other), dim=-1).flatten(1)[:, :columns]
-        return words.to(position.dtype) if site.kind == "normal" else words
+        if (name, site) not in self._ahead:
+            self._ahead[name, site] = _Ahead(partial(chains.fill, self.key(name), site), limit)
+        return self._ahead[name, site].at(step)
+
+    def _by_index(self, name: str, site: Site, chains: _Chains, step: int, indices: range) -> Tensor:
+        """Noise of an indexed site in one step, (index, C, width): every index has a key of its own."""
+        words = threefry2x32(self.key(name), (torch.tensor(step), torch.tensor(indices)))
+        one, other = (word.to(chains.device).reshape(-1, 1, 1) for word in words)
+        return chains.fill((one, other), site, range(1))
 
     def state_dict(self) -> dict[str, Any]:
         """See `NoiseSource`."""
         return {"kind": "counter", "seed": self.seed, "first_chain": self.first_chain}
+
+
+class _Chains(NamedTuple):
+    """The chains that counter-based noise is for."""
+
+    first: int
+    num_chains: int
+    dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    def fill(self, key: tuple[Word, Word], site: Site, steps: range) -> Tensor:
+        """Noise of a site for some steps, (step, C, width), or for one step and some keys (key, 1, 1)."""
+        columns = site.columns(self.dim)
+        pairs = pairs_of_words(columns)
+        first, num_rows = (0, 1) if site.is_shared else (self.first, self.num_chains)
+        chain = torch.arange(first, first + num_rows, device=self.device).unsqueeze(1)
+        block = torch.arange(steps.start * pairs, steps.stop * pairs, device=self.device).reshape(-1, 1, pairs)
+        one, other = (_uniform(word) for word in threefry2x32(key, (chain, block)))
+        if site.kind == "normal":
+            radius, angle = torch.sqrt(-2 * torch.log(one)), 2 * math.pi * other
+            one, other = radius * torch.cos(angle), radius * torch.sin(angle)
+        words = torch.stack((one, other), dim=-1).flatten(2)[..., :columns]
+        return words.to(self.dtype) if site.kind == "normal" else words
+
+
+class _Ahead:
+    """Noise for one index after the other, worked out for several at once: twice as many each time.
+
+    Args:
+        fill: From a range of indices to their noise, (index, C, width).
+        limit: Indices at once, at most; one is always possible.
+    """
+
+    def __init__(self, fill: Callable[[range], Tensor], limit: int) -> None:
+        self._fill, self._limit = fill, limit
+        self._indices = range(0)
+        self._values = torch.empty(0)
+
+    def at(self, index: int) -> Tensor:
+        """Noise of an index, (C, width)."""
+        if index not in self._indices:
+            num = min(2 * len(self._indices), self._limit) if index == self._indices.stop else 1
+            self._indices = range(index, index + max(num, 1))
+            self._values = self._fill(self._indices)
+        return self._values[index - self._indices.start]
 
 
 def pairs_of_words(columns: int) -> int:

@@ -75,14 +75,15 @@ class Layout:
             lead = part.shape[: part.ndim - len(event)]
             if part.shape[len(lead) :] != event:
                 raise PositionError(f"{name} must end in {tuple(event)}; got shape {tuple(part.shape)}.")
-            flat.append(part.reshape(*lead, math.prod(event)))
+            flat.append(part if len(event) == 1 else part.reshape(*lead, math.prod(event)))
         return flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1)
 
     def unravel(self, matrix: Tensor) -> Position:
         """Take a matrix `(*lead, D)` apart into views `(*lead, *event)`, in the structure of the position."""
         lead = matrix.shape[:-1]
         flat = [matrix] if len(self.events) == 1 else list(torch.split(matrix, self.sizes, dim=-1))
-        parts = [part.reshape(*lead, *event) for part, event in zip(flat, self.events, strict=True)]
+        events = zip(flat, self.events, strict=True)
+        parts = [part if part.shape[-1:] == event else part.reshape(*lead, *event) for part, event in events]
         if self.keys is None:
             return tuple(parts)
         return dict(zip(self.keys, parts, strict=True)) if self.keys else parts[0]

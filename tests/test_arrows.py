@@ -168,7 +168,8 @@ for room in ("samplers", "models", "trainers", "benchmarks"):
             importlib.import_module(module.name)
 
 from lamina.samplers import MissingExtraError
-from lamina.trainers import features, pictures
+from lamina.trainers import pictures
+from lamina.trainers.evaluation import features
 for use in (
     lambda: features.train_features(None),
     lambda: pictures.sample_grid({"ebm": torch.zeros(1, 1, 2, 2)}, Path("never-written.png")),

@@ -38,9 +38,9 @@ print("sampled:", type(kernel).__module__, tuple(result.draws.shape), bool(0.1 <
 
 print("its own tests:", pytest.main(["-q", "-W", "error", "-p", "no:cacheprovider", "source/tests"]).name)
 
-evaluate = importlib.import_module("lamina.trainers.evaluate")  # a few steps are not worth a long evaluation
-evaluate.NUM_SAMPLES = evaluate.MAX_HELD_OUT = 60
-evaluate.two_sample_accuracy = partial(evaluate.two_sample_accuracy, repeats=1)
+comparison = importlib.import_module("lamina.trainers.evaluation.comparison")  # a few steps are not worth a long evaluation
+comparison.NUM_SAMPLES = comparison.MAX_HELD_OUT = 60
+comparison.two_sample_accuracy = partial(comparison.two_sample_accuracy, repeats=1)
 flags = "--max-steps 4 --baseline-steps 0 --prior-sampler student-walk --prior-option degrees=3".split()
 print("training:", cli.main(["train", "digits", "--out", "run", *flags]))
 print("trained:", from_dict(json.load(open("run/config.json"))).prior.kernel)

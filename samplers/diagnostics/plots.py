@@ -7,6 +7,7 @@ than a picture has room for, it shows some of them, evenly spread (entries: the 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor
 
 from ..energy import Energy
-from ..errors import MissingExtraError, ParameterError
+from ..errors import ParameterError
 from ..position import Position
 from . import formulas
 from .convergence import autocorrelation, ebfmi
 from .entries import check_draws
+from .figures import new_figure
 from .summaries import entry_names, named_tensors
 
 if TYPE_CHECKING:
@@ -314,16 +316,7 @@ def _contour_levels(energies: Tensor) -> list[float]:
 
 # --- How it is drawn ---------------------------------------------------------------------------------------
 
-
-def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "plots", "drawing") from error
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+_figure = functools.partial(new_figure, dpi=110, extra="plots", purpose="drawing")
 
 
 def _grid_size(count: int, width: float, height: float) -> tuple[float, float]:

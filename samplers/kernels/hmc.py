@@ -26,7 +26,7 @@ class HMCParams(NamedTuple):
         step_size: Time step of the leapfrog integrator; 0-d, or a column (C, 1).
         factor: L with inverse mass L L^T, see `lamina.samplers.metric`.
         num_leapfrog_steps: A run-time integer.
-        jitter: 0-d, in [0, 1).
+        jitter: 0-d, in [0, 1); of no effect where the kernel has none.
     """
 
     step_size: Tensor
@@ -80,11 +80,6 @@ class HMC(PlainKernel[HMCParams]):
     jitter: float = 0.0
     target_accept: float = 0.8
 
-    sites: ClassVar[Mapping[str, Site]] = {
-        "momentum": Site("normal", "D"),
-        "jitter": Site("uniform", 1),
-        "u": Site("uniform", 1),
-    }
     is_exact: ClassVar[bool] = True
     info_fields: ClassVar[tuple[str, ...]] = HMCInfo._fields
 
@@ -95,16 +90,23 @@ class HMC(PlainKernel[HMCParams]):
         if not isinstance(self.jitter, Real) or not 0 <= float(self.jitter) < 1:
             raise ParameterError(f"jitter must lie in [0, 1); got {self.jitter!r}.")
 
+    @property
+    def sites(self) -> Mapping[str, Site]:
+        """See `Kernel.sites`."""
+        always = {"momentum": Site("normal", "D"), "u": Site("uniform", 1)}
+        return always | {"jitter": Site("uniform", 1)} if self.jitter else always
+
     def make_params(self, step_size: Tensor, factor: Tensor) -> HMCParams:
         """See `PlainKernel.make_params`."""
         return HMCParams(step_size, factor, self.num_leapfrog_steps, factor.new_tensor(self.jitter))
 
     def step(self, target: Target, state: State, noise: Noise, params: HMCParams) -> tuple[State, HMCInfo]:
         """See `Kernel.step`."""
-        spread = params.jitter * (2 * noise["jitter"] - 1).to(params.step_size.dtype)
         start = noise["momentum"]
-        jittered = params._replace(step_size=params.step_size * (1 + spread))
-        proposed, end = self.trajectory(target, state, start, jittered)
+        if self.jitter:
+            spread = params.jitter * (2 * noise["jitter"] - 1).to(params.step_size.dtype)
+            params = params._replace(step_size=params.step_size * (1 + spread))
+        proposed, end = self.trajectory(target, state, start, params)
         kinetic = half_square(start)
         ratio = log_ratio(state.energy, proposed.energy, half_square(end) - kinetic)
         num_grad_evals = torch.full_like(ratio, params.num_leapfrog_steps)

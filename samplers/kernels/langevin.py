@@ -45,10 +45,10 @@ def propose(target: Target, state: State, xi: Tensor, params: LangevinParams) ->
     Returns:
         The proposed state and the log ratio (C, 1) in float64.
     """
-    h = params.step_size
-    drift = h * to_white(params.factor, state.grad)
-    position = state.position + from_white(params.factor, torch.sqrt(2 * h) * xi - drift)
+    scale = torch.sqrt(2 * params.step_size)
+    drift = params.step_size * to_white(params.factor, state.grad)
+    position = state.position + from_white(params.factor, scale * xi - drift)
     energy, grad = target(position)
-    back = torch.sqrt(h / 2) * to_white(params.factor, state.grad + grad) - xi
+    back = 0.5 * scale * to_white(params.factor, state.grad + grad) - xi
     ratio = log_ratio(state.energy, energy, half_square(back) - half_square(xi))
     return State(position, energy, grad), ratio

@@ -34,14 +34,12 @@ def leapfrog(
     Source: Neal (2011), Handbook of MCMC, chapter 5, equations 5.18 to 5.20, in whitened momenta.
     """
 
-    def body(
-        x: Tensor, r: Tensor, energy: Tensor, grad: Tensor, evals: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def body(x: Tensor, r: Tensor, energy: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x = x + step_size * from_white(factor, r)
         energy, grad = target(x)
-        return x, r - step_size * to_white(factor, grad), energy, grad, evals + 1
+        return x, r - step_size * to_white(factor, grad), energy, grad
 
     r = momentum - 0.5 * step_size * to_white(factor, state.grad)
-    carry = (state.position, r, state.energy, state.grad, torch.zeros_like(state.energy))
-    x, r, energy, grad, evals = repeat(num_steps, body, carry)
-    return State(x, energy, grad), r + 0.5 * step_size * to_white(factor, grad), evals
+    x, r, energy, grad = repeat(num_steps, body, (state.position, r, state.energy, state.grad))
+    end = r + 0.5 * step_size * to_white(factor, grad)
+    return State(x, energy, grad), end, torch.full_like(energy, num_steps)

@@ -93,7 +93,7 @@ class MCLMC(MomentumKernel[MCLMCParams]):
             MomentumState(*moved, end, settled),
             state._replace(is_fresh=~settled),
             ratio,
-            torch.zeros_like(ratio),
+            None,
             torch.ones_like(ratio),
         )
 

@@ -48,4 +48,4 @@ class NoiseFreeLangevin(LangevinKernel):
         proposed = State(position, *target(position))
         # Zero times the gradient: an undefined one refuses the move, or the chain would never leave that place.
         ratio = log_ratio(state.energy, proposed.energy, 0 * half_square(proposed.grad))
-        return accept(proposed, state, ratio, torch.zeros_like(ratio), torch.ones_like(ratio))
+        return accept(proposed, state, ratio, None, torch.ones_like(ratio))

@@ -47,5 +47,4 @@ class ULA(LangevinKernel):
     def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
         """See `Kernel.step`."""
         proposed, ratio = propose(target, state, noise["xi"], params)
-        always = torch.zeros_like(ratio)
-        return accept(proposed, state, ratio, always, torch.ones_like(ratio))
+        return accept(proposed, state, ratio, None, torch.ones_like(ratio))

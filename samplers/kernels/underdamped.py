@@ -94,7 +94,7 @@ class UnderdampedLangevin(FrictionKernel, MomentumKernel[FrictionParams]):
     ) -> tuple[MomentumState, Info]:
         """See `Kernel.step`."""
         proposed, turned, ratio = _SPLITTINGS[self.splitting](target, state, noise["xi"], params)
-        return accept(proposed, turned, ratio, torch.zeros_like(ratio), torch.ones_like(ratio))
+        return accept(proposed, turned, ratio, None, torch.ones_like(ratio))
 
 
 def _baoab(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 
 import torch
 
 from ..noise import pairs_of_words
-from .program import Block, Kind, Loop, Operand, Value, live_values
+from .program import Block, Kind, Loop, Operand, Value, live_values, within
 from .symbolic import KINDS
 from .trace import Output, Trace, site_dtype
 
@@ -67,21 +68,24 @@ class Printed:
     counts: list[int] = field(default_factory=list)
 
 
-def print_cpp(trace: Trace, dtype: torch.dtype, dim: int, unroll: int) -> Printed:
+def print_cpp(trace: Trace, dtype: torch.dtype, dim: int) -> Printed:
     """Print a program.
 
     Args:
         trace: The program.
         dtype: Of the positions: a vector of the machine is filled with these.
         dim: D, which normal sites are as wide as.
-        unroll: How many such vectors a block of chains takes, to hide the latency of each behind the others.
     """
-    return _Printer(trace, dtype, dim, unroll).print()
+    return _Printer(trace, dtype, dim).print()
+
+
+_FEW_VALUES = 110
+"""Values in a block beyond which two of each cost more in memory traffic than they hide."""
 
 
 class _Printer:
-    def __init__(self, trace: Trace, dtype: torch.dtype, dim: int, unroll: int) -> None:
-        self.trace, self.dtype, self.dim, self.unroll = trace, dtype, dim, unroll
+    def __init__(self, trace: Trace, dtype: torch.dtype, dim: int) -> None:
+        self.trace, self.dtype, self.dim = trace, dtype, dim
         outputs = [*trace.state, *trace.moves, *trace.sums, *trace.draws]
         self.live = live_values(value for _, values in outputs for value in values)
         # Values are numbered anew: what is not needed has no say in the text.
@@ -94,8 +98,7 @@ class _Printer:
         body = list(self._body())
         self.printed.source = "\n".join(
             [
-                f"#define UNROLL {self.unroll}",
-                f"#define LANES (UNROLL * WIDEST / {self.dtype.itemsize})",
+                f"#define LANES ({self._vectors()} * WIDEST / {self.dtype.itemsize})",
                 _runtime(),
                 _SIGNATURE,
                 *(f"    {line}" for line in self._constants()),
@@ -118,12 +121,29 @@ class _Printer:
             for kind in [KINDS[column.dtype]]
             for i, value in enumerate(values)
         )
-        first = len(trace.state) + len(trace.moves)
-        yield from (
-            f"store((double*)out[{first + number}] + {i} * chains + o, sum{number}_{i}, n);"
-            for number, (_, values) in enumerate(trace.sums)
-            for i in range(len(values))
-        )
+        for name, place, value in self._sums():
+            yield f"store({place}, {self._total(name, place, value)}, n);"
+
+    def _sums(self) -> Iterator[tuple[str, str, Operand]]:
+        """What is added up: a name, where the total is kept, and the value."""
+        first = len(self.trace.state) + len(self.trace.moves)
+        for number, (_, values) in enumerate(self.trace.sums):
+            for i, value in enumerate(values):
+                yield f"sum{number}_{i}", f"((double*)out[{first + number}] + {i} * chains + o)", value
+
+    def _total(self, name: str, place: str, value: Operand) -> str:
+        """The sum over all steps of this and earlier runs, in float64; added up in their order, so to the same bits."""
+        if _is_same(value):
+            return f"load<D>({place}, n) + {self._as_double(value)} * full<D>((double)(last_step - first_step))"
+        return f"load<D>({place}, n) + to_d({name})" if _is_counted(value) else name
+
+    def _as_double(self, value: Operand) -> str:
+        return f"to_d({self._name(value, value.kind)})" if isinstance(value, Value) else self._name(value, "f64")
+
+    def _vectors(self) -> int:
+        """Vectors of the machine in a block of chains: two hide each other's latency while they fit the registers."""
+        blocks = Counter(value.block for value in self.live)
+        return 2 if max(blocks.values()) <= _FEW_VALUES else 1
 
     def _inputs(self) -> Iterator[str]:
         offsets = {column.name: number for number, column in enumerate(self.trace.inputs)}
@@ -145,7 +165,13 @@ class _Printer:
         for item in block.items:
             if isinstance(item, Loop):
                 yield from self._steps(item) if item is self.trace.steps else self._loop(item)
-            elif item in self.live:
+            else:
+                yield from self._values([item])
+
+    def _values(self, items: Iterable[Value | Loop]) -> Iterator[str]:
+        for item in items:
+            if item in self.live:
+                assert isinstance(item, Value)
                 yield f"const {TYPES[item.kind]} v{self.numbers[item]} = {self._expression(item)};"
 
     def _carried(self, loop: Loop) -> list[int]:
@@ -164,24 +190,41 @@ class _Printer:
         else:
             going = " | ".join(self._name(value, "bool") for value in loop.carried[: loop.num_going])
             yield f"while (any({going})) {{"
-        yield from (f"    {line}" for line in self._block(loop.block))
-        yield from (f"    {line}" for line in self._assign(loop, carried))
+        yield from (f"    {line}" for line in self._round(loop, carried))
         yield "}"
+
+    def _round(self, loop: Loop, carried: list[int]) -> Iterator[str]:
+        """The body of a loop. What no later round reads, such as the energy on a trajectory, waits for the last one."""
+        read = within(loop, (loop.after[i] for i in carried))
+        each = [i for i in carried if loop.carried[i] in read]
+        has_loops = any(isinstance(item, Loop) for item in loop.block.items)
+        if loop.kind != "repeat" or has_loops or len(each) == len(carried):
+            yield from self._block(loop.block)
+            yield from self._assign(loop, carried)
+            return
+        needed = within(loop, (loop.after[i] for i in each))
+        yield from self._values(item for item in loop.block.items if item in needed)
+        number = len(self.printed.counts) - 1
+        yield f"if (i{number} + 1 == counts[{number}]) {{"
+        last = self._values(item for item in loop.block.items if item not in needed)
+        yield from (f"    {line}" for line in last)
+        yield from (f"    {line}" for line in self._assign(loop, [i for i in carried if i not in each]))
+        yield "}"
+        yield from self._assign(loop, each)
 
     def _steps(self, loop: Loop) -> Iterator[str]:
         carried = self._carried(loop)
         trace = self.trace
-        first = len(trace.state) + len(trace.moves)
+        added = [(name, place, value) for name, place, value in self._sums() if not _is_same(value)]
         yield from self._begin(loop, carried)
-        for number, (_, values) in enumerate(trace.sums):
-            for i in range(len(values)):
-                yield f"D sum{number}_{i} = load<D>((const double*)out[{first + number}] + {i} * chains + o, n);"
+        for name, place, value in added:
+            yield f"I {name} = full<I>(0);" if _is_counted(value) else f"D {name} = load<D>({place}, n);"
         yield "for (int64_t step = first_step, draw = 0, left = thinning; step < last_step; ++step) {"
         yield from (f"    {line}" for line in self._noise())
         yield from (f"    {line}" for line in self._block(loop.block))
-        for number, (_, values) in enumerate(trace.sums):
-            for i, value in enumerate(values):
-                yield f"    sum{number}_{i} = sum{number}_{i} + {self._name(value, 'f64')};"
+        for name, _, value in added:
+            number = f"to_i({self._name(value, 'bool')})" if _is_counted(value) else self._as_double(value)
+            yield f"    {name} = {name} + {number};"
         yield "    if (--left == 0) {"
         yield "        left = thinning;"
         for number, output in enumerate(trace.draws):
@@ -247,10 +290,10 @@ class _Printer:
 
     def _expression(self, value: Value) -> str:
         op, args = value.op, value.args
-        if op.startswith("noise."):
-            _, site, i = op.split(".")
-            key = list(self.trace.sites).index(site)
-            step, k = (self._name(arg, "int") for arg in args)  # type: ignore[arg-type]
+        if op == "uniform_at":
+            step, k, site, i = args
+            key = list(self.trace.sites).index(site)  # type: ignore[arg-type]
+            step, k = self._name(step, "int"), self._name(k, "int")  # type: ignore[arg-type]
             return f"uniform_at<{i}>(keys + {2 * key}, {step}, {k}, chain)"
         kinds = [arg.kind for arg in args if isinstance(arg, Value)]
         kind = kinds[-1] if kinds else value.kind  # literals take after the last operand
@@ -277,7 +320,7 @@ class _Printer:
         step = [value for value in self.live if value.op == "step"]
         if step:
             yield f"const I v{self.numbers[step[0]]} = full<I>((int32_t)step);"
-        wanted = {(value.args[0], value.args[2]): value for value in self.live if value.op == "noise"}
+        wanted = {(value.args[0], value.args[2]): value for value in self.live if value.op in ("normal", "uniform")}
         for number, (name, site) in enumerate(self.trace.sites.items()):
             pairs = pairs_of_words(site.columns(self.dim))
             kind = TYPES[KINDS[site_dtype(site, self.dtype)]]
@@ -295,6 +338,16 @@ class _Printer:
                     yield f"normals({words[0]}, {words[1]}, {names[0]}, {names[1]});"
                 else:
                     yield from (f"const D {names[i]} = uniform({words[i]});" for i in (0, 1) if two[i] is not None)
+
+
+def _is_same(value: Operand) -> bool:
+    """Whether a value is the same in all steps."""
+    return not isinstance(value, Value) or value.is_uniform
+
+
+def _is_counted(value: Operand) -> bool:
+    """Whether a sum over steps counts truths, which integers do faster."""
+    return isinstance(value, Value) and value.kind == "bool"
 
 
 class MixedChainsError(Exception):

@@ -18,11 +18,10 @@ from ..noise import CounterNoise, GeneratorNoise, NoiseSource, pairs_of_words
 from ..totals import Totals
 from . import build
 from .cpp import MixedChainsError, Printed, print_cpp
-from .program import Loop, TooLargeError
+from .program import TooLargeError
 from .trace import Column, Output, Subject, Trace, drops_out, trace
 
 _MIN_CHAINS_PER_THREAD = 256
-_MAX_UNROLLED_DIM = 4
 _CHECKED_ROWS = 16
 _verified: set[object] = set()
 _pool: ThreadPoolExecutor | None = None
@@ -280,10 +279,7 @@ def _print(subject: Subject, num_chains: int) -> tuple[Trace, Printed]:
     try:
         traced = _traced(subject, num_chains)
         dtype, dim = subject.matrix.dtype, subject.matrix.shape[1]
-        has_loop = any(isinstance(item, Loop) and item.kind == "repeat" for item in traced.steps.block.items)
-        # A short program in a loop waits for its own results: two vectors at once hide that.
-        unroll = 2 if has_loop and dim <= _MAX_UNROLLED_DIM else 1
-        return traced, print_cpp(traced, dtype, dim, unroll)
+        return traced, print_cpp(traced, dtype, dim)
     except MixedChainsError:
         raise NotTraceableError("an energy in which one chain has a say in another's") from None
     except TooLargeError as error:

@@ -129,8 +129,8 @@ class Program:
             simpler = simplify(self, kind, *args) if simplify else None
         return self.value(op, kind, *args) if simpler is None else simpler
 
-    def value(self, op: str, kind: Kind, *args: Operand) -> Value:
-        """The value of an operation as it stands."""
+    def value(self, op: str, kind: Kind, *args: Any) -> Value:
+        """The value of an operation as it stands; arguments beside operands say what it is about."""
         key = (op, kind, tuple((type(arg), arg) for arg in args))
         if key not in self._known:
             values = [arg for arg in args if isinstance(arg, Value)]
@@ -168,11 +168,19 @@ class Program:
         loop.results = [self._new("result", (loop, i), kind, outer, False, False) for i, kind in enumerate(kinds)]
         return loop.results
 
-    def log_sum_exp(self, kind: Kind, values: Sequence[Operand]) -> Operand:
-        """Log of a sum of exponentials, whose parts its gradient uses again."""
-        largest = self.tree("max", kind, values)
-        is_infinite = self.op("eq", "bool", self.op("abs", kind, largest), math.inf)
-        shift = self.op("where", kind, is_infinite, 0.0, largest)
+    def log_sum_exp(self, kind: Kind, values: Sequence[Operand], *, is_extended: bool = True) -> Operand:
+        """Log of a sum of exponentials, whose parts its gradient uses again.
+
+        Args:
+            kind: Of the values.
+            values: At least one.
+            is_extended: Whether infinity has an exponential, as for `torch.logsumexp`; not for `torch.softmax`, which
+                is NaN there.
+        """
+        shift = largest = self.tree("max", kind, values)
+        if is_extended:
+            is_infinite = self.op("eq", "bool", self.op("abs", kind, largest), math.inf)
+            shift = self.op("where", kind, is_infinite, 0.0, largest)
         exps = [self.op("exp", kind, self.op("sub", kind, value, shift)) for value in values]
         total = self.tree("add", kind, exps)
         result = self.op("add", kind, self.op("log", kind, total), shift)
@@ -220,6 +228,18 @@ class TooLargeError(Exception):
 
     def __init__(self, max_values: int) -> None:
         super().__init__(f"it takes more than {max_values} operations on numbers, which calls for whole tensors")
+
+
+def within(loop: Loop, roots: Iterable[Operand]) -> set[Value]:
+    """What the body of a loop has to compute for these values, and what carried ones it reads for it."""
+    needed: set[Value] = set()
+    todo = [root for root in roots if isinstance(root, Value)]
+    while todo:
+        value = todo.pop()
+        if value not in needed and value.block is loop.block:
+            needed.add(value)
+            todo += value.operands
+    return needed
 
 
 def live_values(roots: Iterable[Operand]) -> set[Value]:
@@ -326,12 +346,16 @@ def _may_fuse(product: Operand, other: Operand) -> bool:
 
 def _mul(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None:
     for number, other in ((x, y), (y, x)):
+        if isinstance(number, Value):
+            continue
         if _is(number, 1):
             return other
         if _is(number, -1):
             return program.op("neg", kind, other)
         if _is(number, 0) and (kind == "int" or (isinstance(other, Value) and other.is_finite)):
             return 0.0 if kind in FLOATS else 0
+        if isinstance(other, Value) and other.op == "neg":
+            return program.op("mul", kind, other.args[0], -number)  # type: ignore[arg-type]
     return None
 
 
@@ -398,6 +422,17 @@ def _exp(program: Program, kind: Kind, x: Operand) -> Operand | None:
     return None
 
 
+def _lt(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None:
+    """log(u) < y for uniform u < 1 is u < exp(min(y, 0)): the acceptance probability, which is wanted anyway."""
+    if not isinstance(x, Value) or x.op != "log":
+        return None
+    uniform = x.args[0]
+    if not isinstance(uniform, Value) or uniform.op not in ("uniform", "uniform_at"):
+        return None
+    is_positive = program.op("gt", "bool", y, 0.0)
+    return program.op("lt", kind, uniform, program.op("exp", x.kind, program.op("where", x.kind, is_positive, 0.0, y)))
+
+
 _SIMPLIFY: dict[str, Callable[..., Operand | None]] = {
     "add": _add,
     "sub": _sub,
@@ -410,4 +445,5 @@ _SIMPLIFY: dict[str, Callable[..., Operand | None]] = {
     "or": _or,
     "cast": _cast,
     "exp": _exp,
+    "lt": _lt,
 }

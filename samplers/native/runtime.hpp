@@ -56,7 +56,11 @@ template <class T> struct Traits;
 template <> struct Traits<float> { using Register = FloatRegister; using Element = float; using Memory = float; };
 template <> struct Traits<double> { using Register = DoubleRegister; using Element = double; using Memory = double; };
 template <> struct Traits<int32_t> { using Register = IntRegister; using Element = int32_t; using Memory = int32_t; };
-template <> struct Traits<uint32_t> { using Register = WordRegister; using Element = uint32_t; using Memory = uint32_t; };
+template <> struct Traits<uint32_t> {
+    using Register = WordRegister;
+    using Element = uint32_t;
+    using Memory = uint32_t;
+};
 template <> struct Traits<Truth> { using Register = IntRegister; using Element = bool; using Memory = uint8_t; };
 
 template <class T, int n> struct Lanes {
@@ -109,7 +113,10 @@ template <class Share, class Register> INLINE Share share(Register v, int which)
 }
 
 template <class Register, class Share> INLINE Register unite(Share low, Share high) {
-#if HAS_BUILTIN(__builtin_shufflevector)
+#if USE_AVX512 && LANES_32 == 16  // in one instruction; GCC 12 takes three for the general form
+    FloatRegister whole = __builtin_ia32_ps512_256ps((FloatShare)low);
+    return (Register)__builtin_ia32_insertf32x8_mask(whole, (FloatShare)high, 1, whole, -1);
+#elif HAS_BUILTIN(__builtin_shufflevector)
     return __builtin_shufflevector(low, high, LOW, HIGH);
 #else
     Register whole;
@@ -118,11 +125,12 @@ template <class Register, class Share> INLINE Register unite(Share low, Share hi
 #endif
 }
 
-// A function of the C library on each lane: slow, for rare branches and for machines without an instruction for it.
-template <class Function, class V> INLINE V each(Function function, V x) {
-    V result;
-    for (unsigned i = 0; i < sizeof(V) / sizeof(x[0]); ++i) result[i] = function(x[i]);
-    return result;
+// A function of the C library on each lane: for rare branches and for machines without an instruction for it. Out of
+// line, as it is long.
+template <class Function, class V, class... More>
+__attribute__((noinline)) V each(Function function, V x, More... more) {
+    for (unsigned i = 0; i < sizeof x / sizeof x[0]; ++i) x[i] = function(x[i], more[i]...);
+    return x;
 }
 
 // a * b + c, rounded once; square root; rounding (how: 0 to nearest even, 1 down, 2 up, 3 to zero).
@@ -143,10 +151,12 @@ INLINE FloatRegister fused(FloatRegister a, FloatRegister b, FloatRegister c) {
     return __builtin_ia32_vfmaddps256(a, b, c);
 #elif defined(__FMA__) && LANES_32 == 4
     return __builtin_ia32_vfmaddps(a, b, c);
-#else
+#elif defined(__FP_FAST_FMAF)
     FloatRegister result;
     for (int i = 0; i < LANES_32; ++i) result[i] = __builtin_fmaf(a[i], b[i], c[i]);
     return result;
+#else
+    return each([](float x, float y, float z) { return __builtin_fmaf(x, y, z); }, a, b, c);
 #endif
 }
 INLINE DoubleRegister fused(DoubleRegister a, DoubleRegister b, DoubleRegister c) {
@@ -156,10 +166,12 @@ INLINE DoubleRegister fused(DoubleRegister a, DoubleRegister b, DoubleRegister c
     return __builtin_ia32_vfmaddpd256(a, b, c);
 #elif defined(__FMA__) && LANES_64 == 2
     return __builtin_ia32_vfmaddpd(a, b, c);
-#else
+#elif defined(__FP_FAST_FMA)
     DoubleRegister result;
     for (int i = 0; i < LANES_64; ++i) result[i] = __builtin_fma(a[i], b[i], c[i]);
     return result;
+#else
+    return each([](double x, double y, double z) { return __builtin_fma(x, y, z); }, a, b, c);
 #endif
 }
 INLINE FloatRegister root(FloatRegister x) {
@@ -228,12 +240,21 @@ INLINE DoubleRegister pick(IntShare mask, DoubleRegister a, DoubleRegister b) {
 }
 #endif
 
-INLINE bool any_lane(IntRegister mask) {  // of masks: lanes are 0 or -1
+INLINE DoubleRegister widen(FloatShare x) {
+#if USE_AVX512
+    return __builtin_ia32_cvtps2pd512_mask(x, DoubleRegister{}, -1, 4);  // GCC 12 takes four instructions for the other
+#else
+    return __builtin_convertvector(x, DoubleRegister);
+#endif
+}
+INLINE DoubleRegister widen(IntShare x) { return __builtin_convertvector(x, DoubleRegister); }
+
+INLINE bool any_lane(IntRegister mask) {  // of a mask: its lanes are 0 or -1
 #if USE_AVX512 && LANES_32 == 16
     return __builtin_ia32_cvtd2mask512(mask) != 0;
-#elif WIDEST >= 32
+#elif defined(__AVX2__) && LANES_32 == 8
     return __builtin_ia32_movmskps256((FloatRegister)mask) != 0;
-#elif defined(__SSE2__)
+#elif defined(__SSE2__) && LANES_32 == 4
     return __builtin_ia32_movmskps((FloatRegister)mask) != 0;
 #else
     int32_t found = 0;
@@ -241,14 +262,13 @@ INLINE bool any_lane(IntRegister mask) {  // of masks: lanes are 0 or -1
     return found != 0;
 #endif
 }
-
 INLINE bool any_lane(LongRegister mask) {
 #if USE_AVX512
     typedef long long Masks __attribute__((vector_size(64)));
     return __builtin_ia32_cvtq2mask512((Masks)mask) != 0;
-#elif WIDEST >= 32
+#elif defined(__AVX2__) && LANES_64 == 4
     return __builtin_ia32_movmskpd256((DoubleRegister)mask) != 0;
-#elif defined(__SSE2__)
+#elif defined(__SSE2__) && LANES_64 == 2
     return __builtin_ia32_movmskpd((DoubleRegister)mask) != 0;
 #else
     int64_t found = 0;
@@ -259,11 +279,15 @@ INLINE bool any_lane(LongRegister mask) {
 
 #if USE_AVX512
 // x 2**n, rounded once; m in [3/4, 3/2) of x = m 2**e, NaN for x < 0; the exponent of x, 2**exponent <= x.
-INLINE DoubleRegister scale_by(DoubleRegister x, DoubleRegister n) { return __builtin_ia32_scalefpd512_mask(x, n, x, -1, 4); }
+INLINE DoubleRegister scale_by(DoubleRegister x, DoubleRegister n) {
+    return __builtin_ia32_scalefpd512_mask(x, n, x, -1, 4);
+}
 INLINE DoubleRegister mantissa(DoubleRegister x) { return __builtin_ia32_getmantpd512_mask(x, 11, x, -1, 4); }
 INLINE DoubleRegister exponent(DoubleRegister x) { return __builtin_ia32_getexppd512_mask(x, x, -1, 4); }
 #if LANES_32 == 16
-INLINE FloatRegister scale_by(FloatRegister x, FloatRegister n) { return __builtin_ia32_scalefps512_mask(x, n, x, -1, 4); }
+INLINE FloatRegister scale_by(FloatRegister x, FloatRegister n) {
+    return __builtin_ia32_scalefps512_mask(x, n, x, -1, 4);
+}
 INLINE FloatRegister mantissa(FloatRegister x) { return __builtin_ia32_getmantps512_mask(x, 11, x, -1, 4); }
 INLINE FloatRegister exponent(FloatRegister x) { return __builtin_ia32_getexpps512_mask(x, x, -1, 4); }
 #else
@@ -360,7 +384,8 @@ template <class T> constexpr int UNIT = sizeof(typename Lanes<T, 1>::Memory) == 
         if constexpr (n > UNIT<T>) return {a.lo op b.lo, a.hi op b.hi};                                       \
         else if constexpr (sizeof(typename Lanes<T, n>::Memory) == 4) return {a.v op b.v};                    \
         else if constexpr (n == 1) return {COMPARE_DOUBLES(a.v, op, code, b.v)};                              \
-        else return {unite<IntRegister>(COMPARE_DOUBLES(a.lo.v, op, code, b.lo.v), COMPARE_DOUBLES(a.hi.v, op, code, b.hi.v))}; \
+        else return {unite<IntRegister>(COMPARE_DOUBLES(a.lo.v, op, code, b.lo.v),                            \
+                                        COMPARE_DOUBLES(a.hi.v, op, code, b.hi.v))};                          \
     }
 COMPARISON(<, 1) COMPARISON(<=, 2) COMPARISON(>, 14) COMPARISON(>=, 13) COMPARISON(==, 0) COMPARISON(!=, 4)
 
@@ -369,7 +394,8 @@ template <class T, int m, int n> INLINE Lanes<T, n> select(Lanes<Truth, m> mask,
     if constexpr (m > 1) return {select(mask.lo, x.lo, y.lo), select(mask.hi, x.hi, y.hi)};
     else if constexpr (sizeof(typename Lanes<T, n>::Memory) != 8) return {mask.v ? x.v : y.v};
     else if constexpr (n == 1) return {pick(mask.v, x.v, y.v)};
-    else return {{pick(share<IntShare>(mask.v, 0), x.lo.v, y.lo.v)}, {pick(share<IntShare>(mask.v, 1), x.hi.v, y.hi.v)}};
+    else return {{pick(share<IntShare>(mask.v, 0), x.lo.v, y.lo.v)},
+                 {pick(share<IntShare>(mask.v, 1), x.hi.v, y.hi.v)}};
 }
 
 template <int n> INLINE bool any(Lanes<Truth, n> mask) {
@@ -401,7 +427,8 @@ template <class To, class Share, class T, int n> INLINE To from_doubles(Lanes<T,
     } else if constexpr (n == 1) {
         return {__builtin_convertvector(x.v, Share)};
     } else {
-        return {unite<typename To::Register>(__builtin_convertvector(x.lo.v, Share), __builtin_convertvector(x.hi.v, Share))};
+        return {unite<typename To::Register>(__builtin_convertvector(x.lo.v, Share),
+                                             __builtin_convertvector(x.hi.v, Share))};
     }
 }
 INLINE F to_f(D x) { return from_doubles<F, FloatShare>(x); }
@@ -411,10 +438,9 @@ template <class To, class Share, class T, int n> INLINE To to_doubles(Lanes<T, n
     if constexpr (n > 1) {
         return {to_doubles<typename To::Half, Share>(x.lo), to_doubles<typename To::Half, Share>(x.hi)};
     } else if constexpr (To::registers == 1) {
-        return {__builtin_convertvector(x.v, DoubleRegister)};
+        return {widen(x.v)};
     } else {
-        return {{__builtin_convertvector(share<Share>(x.v, 0), DoubleRegister)},
-                {__builtin_convertvector(share<Share>(x.v, 1), DoubleRegister)}};
+        return {{widen(share<Share>(x.v, 0))}, {widen(share<Share>(x.v, 1))}};
     }
 }
 INLINE D to_d(F x) { return to_doubles<D, FloatShare>(x); }
@@ -485,6 +511,7 @@ template <class T, int n> INLINE auto is_finite(Lanes<T, n> x) {
 template <class V> struct Format;
 template <> struct Format<FloatRegister> {
     using Word = WordRegister;
+    using Mask = IntRegister;
     using Bits = uint32_t;
     static constexpr int digits = 23, bias = 127;
     static constexpr float tiny = 0x1p-126f, magic = 0x1.8p23f, shift = 0x1p23f, infinity = __builtin_inff();
@@ -495,6 +522,7 @@ template <> struct Format<FloatRegister> {
 };
 template <> struct Format<DoubleRegister> {
     using Word = QuadRegister;
+    using Mask = LongRegister;
     using Bits = uint64_t;
     static constexpr int digits = 52, bias = 1023;
     static constexpr double tiny = 0x1p-1022, magic = 0x1.8p52, shift = 0x1p52, infinity = __builtin_inf();
@@ -509,13 +537,16 @@ template <class V> INLINE typename Format<V>::Word sign_bit(V x) {
     using Bits = typename Format<V>::Bits;
     return bits(x) & (Bits(1) << (8 * sizeof(Bits) - 1));
 }
-template <class V> INLINE V with_sign_of(V x, V model) { return (V)(bits(x) | sign_bit(model)); }  // for x of its sign, or >= 0
+// For x of the model's sign, or without one.
+template <class V> INLINE V with_sign_of(V x, V model) { return (V)(bits(x) | sign_bit(model)); }
 
 // A polynomial, lowest coefficient first, in blocks of four and by fused multiply-adds (Estrin 1960): half the latency
 // of Horner's scheme for two multiplications more.
 template <class V, class T> INLINE V polynomial(V, T a) { return a - V{}; }
 template <class V, class T> INLINE V polynomial(V x, T a, T b) { return fused(b - V{}, x, a - V{}); }
-template <class V, class T> INLINE V polynomial(V x, T a, T b, T c) { return fused(c - V{}, x * x, polynomial(x, a, b)); }
+template <class V, class T> INLINE V polynomial(V x, T a, T b, T c) {
+    return fused(c - V{}, x * x, polynomial(x, a, b));
+}
 template <class V, class T> INLINE V polynomial(V x, T a, T b, T c, T d) {
     return fused(polynomial(x, c, d), x * x, polynomial(x, a, b));
 }
@@ -555,7 +586,7 @@ template <class V> INLINE void split(V x, V& m, V& e) {
     using N = Format<V>;
     auto is_tiny = x < N::tiny;
     x = is_tiny ? x * N::shift : x;
-    constexpr typename N::Bits three_quarters = (typename N::Bits(2 * N::bias - 1) << (N::digits - 1));
+    constexpr typename N::Bits three_quarters = typename N::Bits(2 * N::bias - 1) << (N::digits - 1);
     constexpr typename N::Bits offset = typename N::Bits(N::bias + 1) << N::digits;  // keeps the exponent positive
     auto raised = (bits(x) - three_quarters + offset) >> N::digits;
     m = (V)(bits(x) - ((raised << N::digits) - offset));
@@ -583,7 +614,7 @@ template <class V> INLINE V exp_of_sum(V x, V little) {  // exp(x + little) for 
     return times_two_to(fused(r * r, exp_rest(r), r) + 1, n);
 }
 
-// Error below 1 ulp.
+// Error below 1.1 ulp.
 template <class V> INLINE V exponential(V x) {
     using N = Format<V>;
     return exp_of_sum(at_least(N::exp_least, at_most(N::exp_most, x)), V{} - 0.0f);
@@ -645,7 +676,13 @@ template <class V> INLINE V log_of_positive(V x) {
 }
 
 // Error below 1.5 ulp.
-template <class V> INLINE V logarithm(V x) { return unless_special(x, log_of_positive(x)); }
+template <class V> INLINE V logarithm(V x) {
+#if USE_AVX512
+    return log_of_positive(x);  // whose m and e are NaN or infinite where the logarithm is
+#else
+    return unless_special(x, log_of_positive(x));
+#endif
+}
 
 // ---- log(1 + x): the rounding of 1 + x is undone in f = x 2**-e + (2**-e - 1), one rounding. Error below 1.5 ulp.
 template <class V> INLINE V logarithm_of_1_plus(V x) {
@@ -657,7 +694,8 @@ template <class V> INLINE V logarithm_of_1_plus(V x) {
 }
 
 // ---- sin, cos: x = q pi / 2 + r, |r| <= pi / 2, q even for sin and odd for cos, so that both are +-sin(r); pi / 2 in
-// three parts (Cody and Waite 1980), each product exact or nearly so. Error below 2 ulp.
+// three parts (Cody and Waite 1980), each product exact or nearly so. Error below 3 ulp. Huge
+// arguments go to the C library.
 
 template <class V> INLINE V sine_of_rest(V x, V q, typename Format<V>::Word sign) {
     using N = Format<V>;
@@ -666,13 +704,13 @@ template <class V> INLINE V sine_of_rest(V x, V q, typename Format<V>::Word sign
     r = fused(q, V{} - N::half_pi[2], r);
     V z = r * r, rest;
     if constexpr (sizeof(x[0]) == 4) {
-        rest = polynomial(z, -0.166666597f, 0.0083330879f, -0.000198110531f, 2.60878983e-06f);
+        rest = polynomial(z, -0.166666597f, 0.00833306648f, -0.00019809384f, 2.60487263e-06f);
     } else {
         rest = polynomial(z, -0.16666666666666666, 0.008333333333333212, -0.00019841269841215024,
                           2.7557319212084584e-06, -2.5052106955620267e-08, 1.6058943690133986e-10,
                           -7.643090926614091e-13, 2.7221809210172285e-15);
     }
-    return (V)(bits(with_sign_of(fused(r * z, rest, r), r)) ^ sign);  // which has the sign of r, also for -0
+    return (V)(bits(with_sign_of(fused(r * z, rest, r), r)) ^ sign);  // the sign of r is that of -0 too
 }
 
 template <class V> INLINE typename Format<V>::Word sign_of_power(V n) {  // (-1)**n, as a sign bit
@@ -688,20 +726,16 @@ template <class V> INLINE V cosine_nearby(V x) {
     return sine_of_rest(x, 2 * n + 1, sign_of_power(n + 1));
 }
 
-// The C library's for huge arguments, one by one; out of line, as they are rare and long.
-template <class V> __attribute__((noinline, cold)) V sine_far(V x) {
-    return each([](auto lane) { return sizeof lane == 4 ? __builtin_sinf(lane) : __builtin_sin(lane); }, x);
-}
-template <class V> __attribute__((noinline, cold)) V cosine_far(V x) {
-    return each([](auto lane) { return sizeof lane == 4 ? __builtin_cosf(lane) : __builtin_cos(lane); }, x);
-}
-
 template <class V> INLINE V sine(V x) {
-    if (__builtin_expect(any_lane(magnitude(x) > Format<V>::sin_most), 0)) return sine_far(x);
+    if (__builtin_expect(any_lane((typename Format<V>::Mask)(magnitude(x) > Format<V>::sin_most)), 0)) {
+        return each([](auto lane) { return sizeof lane == 4 ? __builtin_sinf(lane) : __builtin_sin(lane); }, x);
+    }
     return sine_nearby(x);
 }
 template <class V> INLINE V cosine(V x) {
-    if (__builtin_expect(any_lane(magnitude(x) > Format<V>::sin_most), 0)) return cosine_far(x);
+    if (__builtin_expect(any_lane((typename Format<V>::Mask)(magnitude(x) > Format<V>::sin_most)), 0)) {
+        return each([](auto lane) { return sizeof lane == 4 ? __builtin_cosf(lane) : __builtin_cos(lane); }, x);
+    }
     return cosine_nearby(x);
 }
 
@@ -717,8 +751,8 @@ template <class V> INLINE V sigmoid(V x) {
     return (x < 0 ? e : V{} + 1) / (1 + e);
 }
 
-// ---- erf: x + x P(x**2) up to 1; from there 1 - exp(-x**2) Q(1 / (x + 2)), which is 1 from erf_most on, with the sign of x
-// (in the manner of Cody 1969). Error below 2 ulp.
+// ---- erf: x + x P(x**2) up to 1; from there 1 - exp(-x**2) Q(1 / (x + 2)), which is 1 from erf_most on, with the
+// sign of x (in the manner of Cody 1969). Error below 2 ulp.
 template <class V> INLINE V error_function(V x) {
     V a = at_most(Format<V>::erf_most, magnitude(x)), square = a * a, t = 1 / (a + 2), small, large;
     if constexpr (sizeof(x[0]) == 4) {
@@ -843,8 +877,8 @@ LIFT(log_of_positive, log_of_positive)
 
 INLINE D radius(U word, D) { return square_root(full<D>(-2) * log_of_positive(uniform(word))); }
 
-// In single precision, u near 1 would lose the digits that a small radius hangs on; but 1 - u = (~word + 1/2) 2**-32 has
-// them. So the smaller one of u and 1 - u is rounded, and log1p(f) taken of f = u - 1 wherever u >= 3/4.
+// In single precision, u near 1 would lose the digits that a small radius hangs on; but 1 - u = (~word + 1/2) 2**-32
+// has them. So the smaller one of u and 1 - u is rounded, and log1p(f) taken of f = u - 1 wherever u >= 3/4.
 INLINE FloatRegister radius(WordRegister word) {
     IntRegister is_upper = (IntRegister)word >> 31;
     IntRegister least = (IntRegister)word ^ is_upper;

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import NotTraceableError
-from .program import FLOATS, Kind, Operand, Program
+from .program import FLOATS, Kind, Operand, Program, Value
 
 Array: TypeAlias = np.ndarray[Any, Any]
 """An object array of `Value`s and plain numbers."""
@@ -74,6 +74,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Attributes:
         captured: Tensors that the program reads, in the order of their numbers.
+        demands: What has to be true of the numbers for the energy to be one; taken and cleared by its caller.
     """
 
     current: ClassVar[Tracer | None] = None
@@ -82,6 +83,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.program = program
         self.captured: list[Tensor] = []
+        self.demands: list[Array] = []
         self._outer: list[Tracer | None] = []
 
     def __enter__(self) -> Self:
@@ -108,7 +110,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """One operator."""
         name = func.overloadpacket.__name__
         tensors = _tensors((*args, *kwargs.values()))
-        if name in _NEED_VALUES and any(isinstance(tensor, Symbolic) for tensor in tensors):
+        if name in _NEED_VALUES and any(map(_has_values, tensors)):
             raise NotTraceableError(
                 f"Python asks for the value of a tensor that depends on the chains (aten.{name}): an if, float(), "
                 ".item() or boolean indexing. torch.where does without"
@@ -135,11 +137,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = rule(self, *args, **kwargs) if rule else NotImplemented
         if result is not NotImplemented:
             return result
-        decomposition = _decompositions().get(func)
-        if decomposition is None:
-            raise NotTraceableError(f"the operator aten.{name} has no rule")
+        if not any(map(_has_values, _tensors((*args, *kwargs.values())))):
+            return self._by_torch(func, args, kwargs)
         with self:
-            return decomposition(*args, **kwargs)
+            decomposition = _decompositions().get(func, func.decompose)
+            result = decomposition(*args, **kwargs)
+        if result is NotImplemented:
+            raise NotTraceableError(f"the operator aten.{name} has no rule")
+        return result
 
     def _in_place(self, func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
         target = args[0]
@@ -201,11 +206,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         leaves = [self.program.leaf("captured", number, i, kind=kind, is_uniform=True) for i in range(tensor.numel())]
         return object_array(leaves, tuple(tensor.shape))
 
+    def _by_torch(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """An operator on plain numbers, which needs no rule."""
+        made = func(*map(_with_values, args), **{name: _with_values(value) for name, value in kwargs.items()})
+        return type(made)(map(self._constant, made)) if isinstance(made, list | tuple) else self._constant(made)
+
     def _constant(self, made: Any) -> Any:
         """What factories make, such as zeros, is part of the program, and may be written to."""
         if not isinstance(made, Tensor) or made.numel() > _MAX_CAPTURED or made.dtype not in KINDS:
             return made
-        return Symbolic(object_array(made.flatten().tolist(), tuple(made.shape)), made.dtype)
+        return Symbolic(object_array(made.clone().flatten().tolist(), tuple(made.shape)), made.dtype)
 
 
 def as_array(values: Any) -> Array:
@@ -225,6 +235,18 @@ def object_array(values: Sequence[Any], shape: tuple[int, ...]) -> Array:
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array.reshape(shape)
+
+
+def _has_values(tensor: Tensor) -> bool:
+    """Whether any number of a tensor is known only when the program runs."""
+    return isinstance(tensor, Symbolic) and any(isinstance(number, Value) for number in tensor.numbers.flat)
+
+
+def _with_values(arg: Any) -> Any:
+    """Plain numbers as an ordinary tensor."""
+    if isinstance(arg, list | tuple):
+        return type(arg)(map(_with_values, arg))
+    return torch.tensor(arg.numbers.tolist(), dtype=arg.dtype) if isinstance(arg, Symbolic) else arg
 
 
 def _plain(number: float, kind: Kind) -> Operand:

@@ -17,7 +17,7 @@ from ..errors import NotTraceableError
 from ..kernel import Kernel, is_per_chain
 from ..noise import Site
 from ..totals import add_energy
-from .program import Loop, Operand, Program, Value
+from .program import Kind, Loop, Operand, Program, Value
 from .symbolic import KINDS, Array, Symbolic, Tracer, as_array, object_array
 
 MAX_VALUES = 12_000
@@ -158,7 +158,7 @@ class _Recording:
                 inputs=self.inputs,
                 state=left[: len(state)],  # type: ignore[arg-type]
                 moves=left[len(state) :],  # type: ignore[arg-type]
-                sums=[self._output(name, info[name].double()) for name in subject.sums],
+                sums=[self._output(name, info[name]) for name in subject.sums],
                 draws=[
                     self._output("position", drawn[0]),
                     *(self._output(name, value, offset) for name, value in info.items()),
@@ -245,7 +245,7 @@ class _Recording:
         dtype = site_dtype(site, self.subject.matrix.dtype)
         chains = [None] if site.is_shared else list(range(self.num_chains))
         leaves = [
-            self.program.leaf("noise", name, chain, i, kind=KINDS[dtype], is_finite=True, in_step=True)
+            self.program.leaf(site.kind, name, chain, i, kind=KINDS[dtype], is_finite=True, in_step=True)
             for chain in chains
             for i in range(width)
         ]
@@ -274,7 +274,7 @@ class TracedStream:
         index = recording.tracer.array(k, "int")
         width = self._site.columns(recording.subject.matrix.shape[1])
         values = [
-            program.value(f"noise.{self._name}.{i}", KINDS[dtype], step, index[chain, 0])
+            program.value("uniform_at", KINDS[dtype], step, index[chain, 0], self._name, i)
             for chain in range(recording.num_chains)
             for i in range(width)
         ]
@@ -323,9 +323,18 @@ class _TracedTarget(Target):
         super()._check(value, x)
         if not isinstance(value, Symbolic):
             raise NotTraceableError("an energy that does not depend on the position")
+        demands, self._tracer.demands = self._tracer.demands, []
         for chain in range(len(value)):
-            value.numbers[chain], offset = _split_off(self._tracer.program, value.numbers[chain])
-            self._offset[0] = offset
+            rest, self._offset[0] = _split_off(self._tracer.program, value.numbers[chain])
+            value.numbers[chain] = rest
+            for demand in demands:
+                mine = demand[chain] if demand.ndim and len(demand) == len(value) else demand
+                value.numbers[chain] = self._demand(np.ravel(mine).tolist(), value.numbers[chain], KINDS[value.dtype])
+
+    def _demand(self, conditions: list[Operand], value: Operand, kind: Kind) -> Operand:
+        """An energy, or NaN for a chain that breaks what was demanded of it."""
+        is_met = self._tracer.program.tree("and", "bool", [True, *conditions])
+        return self._tracer.program.op("where", kind, is_met, value, math.nan)
 
 
 def _split_off(program: Program, value: Operand) -> tuple[Operand, Operand]:

@@ -23,14 +23,19 @@ def report(
     values: dict[str, float] | None = None, *, standard_error: float = 0.01, degrees: float = 7
 ) -> dict[str, Any]:
     summary = {f"{figure}/banana/hmc": 1.0 for figure in FIGURES} | (values or {})
-    spread = {"standard_error": standard_error, "degrees_of_freedom": degrees}
+    one = {"standard_error": standard_error, "degrees_of_freedom": degrees}
+    spread = {name.partition("/")[0]: one for name in summary}
     return {
         "settings": {"num_chains": 64, "seed": 0},
-        "rows": {"banana/hmc": {"options": "HMC()"}},
+        "rows": {"banana/hmc": {"options": "HMC()", "spread": spread}},
         "summary": summary,
-        "spread": dict.fromkeys(summary, spread),
         "provenance": dict(MACHINE),
     }
+
+
+def spread_of(content: dict[str, Any]) -> dict[str, Any]:
+    spread: dict[str, Any] = content["rows"]["banana/hmc"]["spread"]
+    return spread
 
 
 def changed(figure: str, value: float) -> dict[str, Any]:
@@ -82,6 +87,16 @@ def test_the_limit_is_that_of_welch(units: float, is_change: bool) -> None:
     assert bool(compare(old, new).changes) == is_change
 
 
+def test_errors_of_chains_that_left_for_infinity_are_compared() -> None:
+    name, huge = "final_error/banana/hmc", 1e200
+    old, new = (report({name: 2 * value}, standard_error=huge) for value in (huge, 1.5 * huge))
+    assert compare(old, new).changes == ()
+    old, new = (report({name: value}, standard_error=1e-3 * huge) for value in (huge, 2 * huge))
+    (change,) = compare(old, new).changes
+    assert change.is_worse
+    assert change.standard_errors == pytest.approx(1e3 / math.sqrt(2))
+
+
 def test_false_alarms_are_as_rare_as_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     """Normal figures with standard errors from 8 groups, at a rate of 5 % so that 1,000 comparisons show it.
 
@@ -96,9 +111,9 @@ def test_false_alarms_are_as_rare_as_promised(monkeypatch: pytest.MonkeyPatch) -
         sides = [report(), report()]
         for which, content in enumerate(sides):
             content["summary"] = dict(zip(content["summary"], mean[which].tolist(), strict=True))
-            content["spread"] = {
-                name: {"standard_error": one, "degrees_of_freedom": 7}
-                for name, one in zip(content["spread"], error[which].tolist(), strict=True)
+            content["rows"]["banana/hmc"]["spread"] = {
+                figure: {"standard_error": one, "degrees_of_freedom": 7}
+                for figure, one in zip(FIGURES, error[which].tolist(), strict=True)
             }
         alarms += bool(compare(*sides, tolerance=0).changes)
     assert 18 <= alarms <= 85
@@ -106,22 +121,21 @@ def test_false_alarms_are_as_rare_as_promised(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_figure_that_is_gone_is_worse_if_it_could_be_judged() -> None:
     new = report()
-    del new["summary"]["ess_per_gradient/banana/hmc"], new["spread"]["ess_per_gradient/banana/hmc"]
+    del new["summary"]["ess_per_gradient/banana/hmc"], spread_of(new)["ess_per_gradient"]
     (change,) = compare(report(), new).changes
     assert change.is_worse
     assert math.isnan(change.new)
     unclear = report()
-    del unclear["spread"]["ess_per_gradient/banana/hmc"]
+    del spread_of(unclear)["ess_per_gradient"]
     assert compare(unclear, new).changes == ()
     assert compare(unclear, report()).num_unclear == 1
 
 
 def test_a_budget_that_no_longer_suffices_proves_nothing() -> None:
     old, new = report(), report()
-    name = "gradients_to_low_error/banana/hmc"
-    for content in (old, new):
-        content["summary"][name], content["spread"][name] = 1500.0, {"standard_error": 50.0, "degrees_of_freedom": 7}
-    del new["summary"][name], new["spread"][name]
+    figure = "gradients_to_low_error"
+    old["summary"][f"{figure}/banana/hmc"] = 1500.0
+    spread_of(old)[figure] = {"standard_error": 50.0, "degrees_of_freedom": 7}
     found = compare(old, new)
     assert found.changes == ()
     assert any("the budget did not suffice" in note for note in found.notes)
@@ -131,7 +145,7 @@ def test_cells_that_are_missing_or_run_otherwise_are_noted() -> None:
     new = report()
     new["rows"]["banana/hmc"]["options"] = "HMC(jitter=0.5)"
     assert compare(report(), new).notes == ("banana/hmc ran as HMC(), and runs as HMC(jitter=0.5).",)
-    other = {**report(), "rows": {}, "summary": {}, "spread": {}}
+    other = {**report(), "rows": {}, "summary": {}}
     found = compare(report(), other)
     assert found.notes == ("banana/hmc is missing in NEW.",)
     assert (found.changes, found.num_compared) == ((), 0)
@@ -152,6 +166,11 @@ def test_other_settings_and_foreign_files_are_refused() -> None:
         compare(report(), other)
     with pytest.raises(results.ResultsError, match="NEW has no figures with standard errors"):
         compare(report(), {"summary": {}})
+    exactness = {**report(), "rows": {"banana/hmc/float32/identity": {"passed": True}}}
+    digits = {**report(), "rows": [{"measure": "kl"}]}
+    for foreign in (exactness, digits):
+        with pytest.raises(results.ResultsError, match="OLD has no figures with standard errors"):
+            compare(foreign, report())
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -221,6 +221,33 @@ def test_damage_ends_the_command_with_a_message(finished: Path, capsys: pytest.C
     assert not (finished / "digits.json").exists()
 
 
+def test_results_are_laid_out_for_people(tmp_path: Path) -> None:
+    """A line for each figure of the summary, for each flat dict below, and for each list of numbers."""
+    rows = {"a/b": {"passed": True, "distance": 0.5}, "c": {"curve": [1.0, math.inf], "spread": {}}}
+    content = {"rows": rows, "summary": {"x": 1, "y": 2.0}, "seeds": [0, 1], "parts": [{"u": "ü"}, [None]]}
+    results.write(content, tmp_path / "x.json")
+    assert (tmp_path / "x.json").read_text().splitlines() == [
+        "{",
+        '  "rows": {',
+        '    "a/b": {"passed": true, "distance": 0.5},',
+        '    "c": {',
+        '      "curve": [1.0, null],',
+        '      "spread": {}',
+        "    }",
+        "  },",
+        '  "summary": {',
+        '    "x": 1,',
+        '    "y": 2.0',
+        "  },",
+        '  "seeds": [0, 1],',
+        '  "parts": [',
+        '    {"u": "\\u00fc"},',
+        "    [null]",
+        "  ]",
+        "}",
+    ]
+
+
 def test_results_keep_an_earlier_file_when_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.json"
     results.write({"value": math.inf, "other": [1, math.nan]}, path)

@@ -9,7 +9,7 @@ import pytest
 
 from lamina.benchmarks import exactness, results
 from lamina.benchmarks.cli import main
-from lamina.samplers import KERNELS, MALA, Clipped, Info, State, Target
+from lamina.samplers import KERNELS, MALA, Blocks, Clipped, Info, State, Target
 from lamina.samplers.accept import accept, log_ratio
 from lamina.samplers.kernel import Noise
 from lamina.samplers.kernels.langevin import LangevinParams, propose
@@ -34,7 +34,7 @@ def few_chains(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_exact_kernel_is_in_the_matrix() -> None:
     checked = {type(kernel) for kernel in exactness.KERNELS.values()}
-    assert checked - {Clipped} == {kind for kind in KERNELS.values() if kind.is_exact}
+    assert checked - {Clipped, Blocks} == {kind for kind in KERNELS.values() if kind.is_exact}
 
 
 def test_every_kernel_and_every_density_meets_every_mass() -> None:
@@ -76,6 +76,14 @@ def test_a_wrong_kernel_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(exactness.KERNELS, "mala", WithoutCorrection(step_size=0.1))
     assert main([*ARGUMENTS, "--out", str(tmp_path)]) == 1
     assert results.read(tmp_path / "exactness.json")["summary"]["num_passed"] < 2
+
+
+@pytest.mark.parametrize("wrong", [None, 0, 1])
+def test_a_wrong_kernel_in_either_block_fails(wrong: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = [WithoutCorrection(step_size=0.1) if part == wrong else MALA(step_size=0.1) for part in (0, 1)]
+    monkeypatch.setitem(exactness.KERNELS, "blocks", Blocks(dict(enumerate(kernels))))
+    report = exactness.check(exactness.Case("log_gamma", "blocks", "float64", "dense"))
+    assert report.passed == (wrong is None), str(report)
 
 
 def test_unknown_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

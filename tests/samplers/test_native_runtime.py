@@ -1,7 +1,7 @@
 """The C++ header of the native engine, function by function: special values, errors in ulps, memory, random numbers.
 
-One program around the header holds every function as a loop over arrays; it is compiled for each number of lanes as users
-compile it, and twice for lesser machines, whose forms of the same functions lack AVX-512 or fused multiply-add.
+One program around the header holds every function as a loop over arrays. It is compiled for each number of lanes as
+users compile it, and twice for lesser machines, whose forms of the same functions lack AVX-512 or fused multiply-add.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+import zlib
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,21 +22,29 @@ import numpy as np
 import pytest
 import torch
 
-import lamina.samplers
-from lamina.samplers.native.build import find_compiler
+from lamina.samplers.native import build
 from lamina.samplers.noise import CounterNoise, Site
 from lamina.samplers.threefry import threefry2x32
 
-HEADER = Path("/tmp/rt/cand.hpp").read_text()
+HEADER = (Path(build.__file__).parent / "runtime.hpp").read_text(encoding="utf-8")
 FLAGS = (
-    *("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC"),
+    *(
+        "-std=c++17",
+        "-O3",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-ffp-contract=off",
+        "-fopenmp",
+        "-shared",
+        "-fPIC",
+    ),
     *("-Wno-psabi", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-but-set-variable", "-Werror"),
 )
 MACHINES = [(8, "native"), (16, "native"), (32, "native")]
 if platform.machine() == "x86_64":
-    MACHINES += [(16, "x86-64-v3"), (16, "x86-64")]
+    MACHINES += [(8, "x86-64-v3"), (8, "x86-64")]
 MEMORY = {"F": "float", "D": "double", "I": "int32_t", "U": "uint32_t", "B": "uint8_t"}
-DTYPES = {"F": np.float32, "D": np.float64, "I": np.int32, "U": np.uint32, "B": np.uint8}
+DTYPES: dict[str, Any] = {"F": np.float32, "D": np.float64, "I": np.int32, "U": np.uint32, "B": np.uint8}
 REAL = pytest.mark.parametrize("kind", "FD")
 
 
@@ -58,7 +67,7 @@ class Function(NamedTuple):
 
 
 # What the header promises, in ulps.
-BOUNDS = {"exp_": 1.1, "expm1_": 1.5, "log_": 1.5, "log1p_": 1.5, "sin_": 2.0, "cos_": 2.0, "tanh_": 3.0}
+BOUNDS = {"exp_": 1.1, "expm1_": 1.5, "log_": 1.5, "log1p_": 1.5, "sin_": 3.0, "cos_": 3.0, "tanh_": 3.0}
 BOUNDS |= {"sigmoid_": 3.0, "erf_": 2.0}
 POWER_BOUND = 2.0
 ROUNDED_ONCE = {"square_root": "sqrt", "floor_": "floor", "ceil_": "ceil", "round_": "rint", "trunc_": "trunc"}
@@ -66,7 +75,6 @@ ROUNDED_ONCE |= {"absolute": "abs", "-": "negative"}
 ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "truediv": "/"}
 COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 LOGICAL = {"and_": "&", "or_": "|", "xor": "^"}
-TWO = "[&] {{ {kind} a{init}, b{more}; {call}; return {which}; }}()"
 
 
 def _functions() -> dict[str, Function]:
@@ -102,7 +110,8 @@ def _functions() -> dict[str, Function]:
         for target in "FDIB":
             made[f"to_{target.lower()}{kind}"] = Function(kind, target, f"to_{target.lower()}(x)")
     for which in "ab":
-        for key, declared in (("scalar", "uint32_t k0 = 7, k1 = 0xdeadbeef"), ("lanes", "U k0 = x ^ y, k1 = x + y")):
+        keys = {"zero": "uint32_t k0 = 0, k1 = 0", "scalar": "uint32_t k0 = 7, k1 = 0xdeadbeef"}
+        for key, declared in (keys | {"lanes": "U k0 = x ^ y, k1 = x + y"}).items():
             body = f"[&] {{ U a = x, b = y; {declared}; threefry(k0, k1, a, b); return {which}; }}()"
             made[f"threefry_{key}_{which}"] = Function("UU", "U", body)
     made["uniform"] = Function("U", "D", "uniform(x)")
@@ -115,11 +124,15 @@ def _functions() -> dict[str, Function]:
 
 
 FUNCTIONS = _functions()
-PROGRAM = "".join(function.source(name) for name, function in FUNCTIONS.items())
+PROGRAM = "".join(function.source(name) for name, function in FUNCTIONS.items()) + "".join(
+    f'extern "C" void partial{kind}(const {MEMORY[kind]}* from, {MEMORY[kind]}* to, int64_t n) '
+    f"{{ store(to, load<{kind}>(from, n), LANES); }}\n"
+    for kind in "FDIB"
+)
 
 
 def _compile(program: str, lanes: int, machine: str, folder: Path) -> Path:
-    compiler = find_compiler()
+    compiler = build.find_compiler()
     if compiler is None:
         pytest.skip("there is no C++ compiler on this machine")
     source, library = folder / "program.cpp", folder / f"program{lanes}{machine}.so"
@@ -142,7 +155,9 @@ class Library(NamedTuple):
         pairs = zip(arguments, function.arguments, strict=True)
         given = [np.ascontiguousarray(argument, dtype=DTYPES[kind]) for argument, kind in pairs]
         result = np.empty(given[0].shape, dtype=DTYPES[function.result])
-        getattr(self.code, name)(*(ctypes.c_void_p(a.ctypes.data) for a in (*given, result)), ctypes.c_int64(result.size))
+        getattr(self.code, name)(
+            *(ctypes.c_void_p(a.ctypes.data) for a in (*given, result)), ctypes.c_int64(result.size)
+        )
         return result
 
 
@@ -259,7 +274,6 @@ def test_errors_are_within_the_stated_bound(library: Library, name: str, kind: s
     x = _arguments(name, kind)
     errors = _ulps(library(f"{name}{kind}", x), _exact(name, x))
     worst = int(errors.argmax())
-    print(f"ULP {library.path.stem} {name}{kind} {errors.max():.3f} at {x[worst]!r}")
     assert errors.max() <= BOUNDS[name], f"{name}({x[worst]!r}) is off by {errors[worst]:.2f} ulp"
 
 
@@ -286,7 +300,6 @@ def test_powers(library: Library, kind: str) -> None:
     wide = np.float64 if kind == "F" else np.longdouble
     errors = _ulps(library(f"pow_{kind}", base, exponent), base.astype(wide) ** exponent.astype(wide))
     worst = int(errors.argmax())
-    print(f"ULP {library.path.stem} pow_{kind} {errors.max():.3f} at {base[worst]!r}, {exponent[worst]!r}")
     assert errors.max() <= POWER_BOUND, f"pow({base[worst]!r}, {exponent[worst]!r}) is off by {errors[worst]:.2f} ulp"
 
 
@@ -305,7 +318,9 @@ def test_special_powers_are_those_of_torch(library: Library, kind: str) -> None:
 @REAL
 @pytest.mark.parametrize("name", ["sin_", "cos_"])
 def test_huge_angles(library: Library, name: str, kind: str) -> None:
-    x = np.concatenate([_between(kind, -1e15, 1e15, 999), _between(kind, -1e30, 1e30, 999), [np.finfo(DTYPES[kind]).max]])
+    x = np.concatenate(
+        [_between(kind, -1e15, 1e15, 999), _between(kind, -1e30, 1e30, 999), [np.finfo(DTYPES[kind]).max]]
+    )
     assert _ulps(library(f"{name}{kind}", x), _exact(name, x.astype(DTYPES[kind]))).max() <= BOUNDS[name]
 
 
@@ -343,3 +358,210 @@ def test_operators(library: Library, kind: str) -> None:
     for name in ("minimum", "maximum"):
         wanted = getattr(torch, name)(torch.from_numpy(x), torch.from_numpy(y)).numpy()
         np.testing.assert_array_equal(library(f"{name}{kind}", x, y), wanted)
+
+
+@pytest.mark.parametrize("kind", "BIU")
+def test_operators_on_bits(library: Library, kind: str) -> None:
+    generator = np.random.default_rng(5)
+    if kind == "B":
+        x, y = generator.integers(0, 2, (2, 1001)).astype(np.uint8)
+        np.testing.assert_array_equal(library("invertB", x), 1 - x)
+    else:
+        x, y = generator.integers(0, 2**32, (2, 1001), dtype=np.uint32).view(DTYPES[kind])
+        np.testing.assert_array_equal(library(f"invert{kind}", x), ~x)
+        np.testing.assert_array_equal(library(f"lshift{kind}", x), x << 5)
+        np.testing.assert_array_equal(library(f"rshift{kind}", x), x >> 5)
+    for name in LOGICAL:
+        np.testing.assert_array_equal(library(f"{name}{kind}", x, y), getattr(operator, name)(x, y))
+
+
+def test_integers(library: Library) -> None:
+    x = np.random.default_rng(6).integers(-(2**30), 2**30, 1001, dtype=np.int32)
+    counts = (np.arange(1001) % 32).astype(np.int32)
+    np.testing.assert_array_equal(library("lshift_each", x, counts), x << counts)
+    np.testing.assert_array_equal(library("rshift_each", x, counts), x >> counts)
+    np.testing.assert_array_equal(library("negativeI", x), -x)
+    np.testing.assert_array_equal(library("absoluteI", x), abs(x))
+    np.testing.assert_array_equal(library("numbered", x), x + np.arange(1001) % library.lanes)
+
+
+@REAL
+@np.errstate(all="ignore")
+def test_fma_is_rounded_once(library: Library, kind: str) -> None:
+    x, y = _between(kind, 1, 2, 999), _between(kind, 1, 3, 999)
+    z = -(x * y)  # so that only the rounding error of the product is left
+    wanted = [
+        float(Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))) for a, b, c in zip(x, y, z, strict=True)
+    ]
+    np.testing.assert_array_equal(library(f"fma{kind}", x, y, z), np.array(wanted, dtype=x.dtype))
+
+
+@REAL
+def test_classes_of_numbers(library: Library, kind: str) -> None:
+    x = np.concatenate([_specials(kind), _anywhere(kind, 100)])
+    np.testing.assert_array_equal(library(f"is_finite{kind}", x), np.isfinite(x))
+    np.testing.assert_array_equal(library(f"is_nan{kind}", x), np.isnan(x))
+
+
+@pytest.mark.parametrize("kind", "FDIB")
+def test_select(library: Library, kind: str) -> None:
+    generator = np.random.default_rng(7)
+    mask = generator.integers(0, 2, 1001).astype(np.uint8)
+    x, y = generator.integers(0, 2 if kind == "B" else 1000, (2, 1001)).astype(DTYPES[kind])
+    np.testing.assert_array_equal(library(f"select{kind}", mask, x, y), np.where(mask, x, y))
+
+
+def test_any_and_all_look_at_every_lane(library: Library) -> None:
+    for one in range(library.lanes):
+        mask = np.zeros(library.lanes, dtype=np.uint8)
+        mask[one] = 1
+        assert library("any_of", mask).all()
+        assert not library("all_of", mask).any()
+        assert not library("all_of", 1 - mask).any()
+    assert not library("any_of", np.zeros(library.lanes)).any()
+    assert library("all_of", np.ones(library.lanes)).all()
+
+
+@pytest.mark.parametrize("source", "FDIB")
+@pytest.mark.parametrize("target", "FDIB")
+def test_conversions(library: Library, source: str, target: str) -> None:
+    values: list[float] = [0, 1, 1] if source == "B" else [0, 1, -1, 7, -123456, 16777217, 2147483520]
+    if source in "FD":
+        values += [0.3, -0.7, 1.9, -1.9, 1e9 + 0.5]
+    if source in "FD" and target in "FDB":
+        values += [math.nan, math.inf, -math.inf, 1e-30]
+    if source + target == "DF":
+        values += [1e-42, 1 / 3, 1e39]
+    x = np.array(values).astype(DTYPES[source])
+    with np.errstate(over="ignore", under="ignore"):
+        wanted = (x != 0) if target == "B" else x.astype(DTYPES[target])
+    np.testing.assert_array_equal(library(f"to_{target.lower()}{source}", x), wanted)
+
+
+@pytest.mark.parametrize("kind", "FDIB")
+def test_full(library: Library, kind: str) -> None:
+    for value in (1, 0) if kind == "B" else (3, -0.0, -7):
+        x = np.full(library.lanes, value).astype(DTYPES[kind])
+        _same(library(f"full{kind}", x), x)
+
+
+# --- Memory ----------------------------------------------------------------------------------------------------------
+
+# In a process of its own, because a byte read too much ends it: the array touches a page that may not be read.
+_AT_THE_EDGE = """
+import ctypes, mmap, sys
+library, name, size, count = ctypes.CDLL(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+pages = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+first = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+page = ctypes.c_void_p(first + mmap.PAGESIZE)
+assert ctypes.CDLL(None).mprotect(page, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+for n in range(1, count):
+    edge = ctypes.c_void_p(first + mmap.PAGESIZE - n * size)
+    getattr(library, name)(edge, edge, ctypes.c_int64(n))
+print("alive")
+"""
+
+
+@pytest.mark.parametrize("kind", "FDIB")
+def test_loads_and_stores_keep_to_the_first_lanes(library: Library, kind: str) -> None:
+    name, size = f"to_{kind.lower()}{kind}", np.dtype(DTYPES[kind]).itemsize
+    command = [sys.executable, "-c", _AT_THE_EDGE, str(library.path), name, str(size), str(2 * library.lanes)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.stdout == "alive\n", (result.returncode, result.stderr)
+
+
+@pytest.mark.parametrize("kind", "FDIB")
+def test_lanes_beyond_the_first_repeat_the_last_one(library: Library, kind: str) -> None:
+    x = (np.arange(library.lanes) % 2 + (kind != "B")).astype(DTYPES[kind])
+    for count in range(1, library.lanes + 1):
+        wanted = x[np.minimum(np.arange(library.lanes), count - 1)]
+        got = np.empty_like(x)
+        arrays = (ctypes.c_void_p(a.ctypes.data) for a in (x, got))
+        getattr(library.code, f"partial{kind}")(*arrays, ctypes.c_int64(count))
+        np.testing.assert_array_equal(got, wanted)
+
+
+# --- Random numbers --------------------------------------------------------------------------------------------------
+
+
+def _words(size: int) -> tuple[np.ndarray, np.ndarray]:
+    edges = np.array(
+        [0, 1, 2, 2**29 - 1, 2**29, 2**30, 2**31 - 1, 2**31, 3 * 2**30 - 1, 3 * 2**30, 2**32 - 2, 2**32 - 1]
+    )
+    pairs = np.stack(np.meshgrid(edges, edges)).reshape(2, -1)
+    random = np.random.default_rng(8).integers(0, 2**32, (2, size))
+    one, other = np.concatenate([pairs, random], axis=1).astype(np.uint32)
+    return one, other
+
+
+def test_threefry_known_answer(library: Library) -> None:
+    """Of the Random123 distribution, for the key and the counter 0."""
+    zeros = np.zeros(library.lanes, dtype=np.uint32)
+    got = [library(f"threefry_zero_{which}", zeros, zeros)[0] for which in "ab"]
+    assert got == [0x6B200159, 0x99BA4EFE]
+
+
+def test_threefry_equals_the_eager_generator(library: Library) -> None:
+    x, y = _words(3000)
+    counter = (torch.from_numpy(x.astype(np.int64)), torch.from_numpy(y.astype(np.int64)))
+    wanted = threefry2x32((7, 0xDEADBEEF), counter)
+    for which, words in zip("ab", wanted, strict=True):
+        np.testing.assert_array_equal(library(f"threefry_scalar_{which}", x, y), words.numpy())
+    for i in range(0, x.size, 211):  # a key of its own in each lane
+        one = threefry2x32((int(x[i] ^ y[i]), (int(x[i]) + int(y[i])) % 2**32), (counter[0][i], counter[1][i]))
+        for which, word in zip("ab", one, strict=True):
+            assert library(f"threefry_lanes_{which}", x[i : i + 1], y[i : i + 1])[0] == int(word)
+
+
+def test_uniforms_and_normals_equal_counter_noise(library: Library) -> None:
+    chains, seed, step = 4001, 7, 3
+    sites = {"u": Site("uniform", 2), "xi": Site("normal", 2)}
+    noise = CounterNoise(seed).draw(sites, torch.zeros(chains, 2, dtype=torch.float64), step)
+    for name in sites:
+        key = zlib.crc32(name.encode())
+        words = threefry2x32((seed, key), (torch.arange(chains), torch.tensor(step)))
+        one, other = (word.numpy() for word in words)
+        if name == "u":
+            got = np.stack([library("uniform", one), library("uniform", other)], axis=1)
+            np.testing.assert_array_equal(got, noise[name].numpy())
+        else:
+            got = np.stack([library("normals_aD", one, other), library("normals_bD", one, other)], axis=1)
+            assert (np.abs(got - noise[name].numpy()).max(axis=1) <= 1e-14 * np.hypot(*got.T)).all()
+
+
+def test_normals_are_exact_from_tail_to_tail(library: Library) -> None:
+    one, other = _words(200_000)
+    half = np.longdouble(0.5)
+    u, v = (one + half) * np.longdouble(2) ** -32, (other + half) * np.longdouble(2) ** -32
+    # log1p knows u near 1 better than log does; and pi needs all of its digits.
+    radius = np.sqrt(-2 * np.where(one < 2**31, np.log(u), np.log1p(-((2**32 - one.astype(np.int64)) - half) / 2**32)))
+    turn = 8 * np.arctan(np.longdouble(1)) * v
+    for which, wanted in (("a", radius * np.cos(turn)), ("b", radius * np.sin(turn))):
+        single, double = (library(f"normals_{which}{kind}", one, other) for kind in "FD")
+        assert np.abs(single - wanted).max() < 1e-6
+        assert (np.abs(double - wanted) / radius).max() < 1e-14
+        near_one = radius < 1e-3  # where single precision of u would know nothing
+        assert (np.abs(single - wanted) / radius)[near_one].max() < 1e-6
+
+
+def test_moments_of_normals(library: Library) -> None:
+    size = 500_000
+    one, other = np.random.default_rng(9).integers(0, 2**32, (2, size), dtype=np.uint32)
+    a, b = (library(f"normals_{which}F", one, other).astype(np.float64) for which in "ab")
+    # The variances of x, x**2, x**3, x**4 and xy are 1, 2, 15, 96 and 1; |z| < 5 for 9 of them: false alarm 5e-6.
+    for x in (a, b):
+        for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+            assert abs((x**power).mean() - mean) < 5 * math.sqrt(variance / size)
+    assert abs((a * b).mean()) < 5 / math.sqrt(size)
+
+
+# --- The compiler ----------------------------------------------------------------------------------------------------
+
+
+def test_a_small_program_compiles_in_little_time(tmp_path: Path) -> None:
+    """A bound with room for slow machines: 0.2 s where this was written, of which the header is nearly all."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    _compile(Function("F", "F", "select(x < full<F>(0), exp_(x), x + x)").source("small"), 16, "native", tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
+    assert spent < 2

@@ -1,0 +1,100 @@
+"""Products of matrices, and triangular matrices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..program import Kind, Operand
+from ..symbolic import Array, Symbolic, Tracer, object_array
+from .rules import result_type, rule
+
+
+def _dot(tracer: Tracer, kind: Kind, x: Array, y: Array) -> Operand:
+    """Sum of products, each fused with the sum so far."""
+    total: Operand = tracer.program.op("mul", kind, x[0], y[0])
+    for one, other in zip(x[1:], y[1:], strict=True):
+        total = tracer.program.op("add", kind, tracer.program.op("mul", kind, one, other), total)
+    return total
+
+
+@rule("bmm")
+def _bmm(tracer: Tracer, x: Tensor, y: Tensor) -> Symbolic:
+    dtype = result_type(x, y)
+    kind = tracer.kind(dtype)
+    left, right = tracer.array(x, kind), tracer.array(y, kind)
+    shape = (left.shape[0], left.shape[1], right.shape[2])
+    values = [_dot(tracer, kind, left[b, i], right[b, :, j]) for b, i, j in np.ndindex(*shape)]
+    return tracer.tensor(object_array(values, shape), dtype)
+
+
+@rule("mm")
+def _mm(tracer: Tracer, x: Tensor, y: Tensor) -> Any:
+    return torch.bmm(x.unsqueeze(0), y.unsqueeze(0)).squeeze(0)
+
+
+@rule("mv")
+def _mv(tracer: Tracer, x: Tensor, y: Tensor) -> Any:
+    return torch.bmm(x.unsqueeze(0), y.unsqueeze(0).unsqueeze(2)).squeeze(2).squeeze(0)
+
+
+@rule("dot", "vdot")
+def _vdot(tracer: Tracer, x: Tensor, y: Tensor) -> Any:
+    return (x * y).sum()
+
+
+@rule("addmm")
+def _addmm(tracer: Tracer, bias: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
+    return bias * beta + torch.mm(x, y) * alpha
+
+
+@rule("linalg_solve_triangular")
+def _solve_triangular(
+    tracer: Tracer, a: Tensor, b: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False
+) -> Any:
+    if not left:
+        return torch.linalg.solve_triangular(a.mT, b.mT, upper=not upper, unitriangular=unitriangular).mT
+    dtype = result_type(a, b)
+    kind = tracer.kind(dtype)
+    matrix, right, size = tracer.array(a, kind), tracer.array(b, kind), a.shape[-1]
+    rows: dict[int, Array] = {}
+    for i in reversed(range(size)) if upper else range(size):
+        row = right[..., i, :]
+        for j, known in rows.items():
+            row = tracer.each("sub", kind, row, tracer.each("mul", kind, matrix[..., i, j, None], known))
+        rows[i] = row if unitriangular else tracer.each("div", kind, row, matrix[..., i, i, None])
+    return tracer.tensor(np.stack([rows[i] for i in range(size)], axis=-2), dtype)
+
+
+@rule("linalg_cholesky_ex")
+def _cholesky(tracer: Tracer, x: Tensor, *, upper: bool = False, check_errors: bool = False) -> Any:
+    """NaN where there is none: the factor of such a matrix has the root of a negative number in it."""
+    if upper:
+        return NotImplemented
+    kind = tracer.kind(x.dtype)
+    matrix = tracer.array(x, kind)
+    factor = np.full(matrix.shape, 0.0, dtype=object)
+    for j in range(x.shape[-1]):
+        for i in range(j, x.shape[-1]):
+            value: Any = matrix[..., i, j]
+            for k in range(j):
+                value = tracer.each("sub", kind, value, tracer.each("mul", kind, factor[..., i, k], factor[..., j, k]))
+            is_diagonal = i == j
+            factor[..., i, j] = (
+                tracer.each("sqrt", kind, value) if is_diagonal else tracer.each("div", kind, value, factor[..., j, j])
+            )
+    return tracer.tensor(factor, x.dtype), x.new_zeros(x.shape[:-2], dtype=torch.int32)
+
+
+@rule("_cdist_forward")
+def _cdist(tracer: Tracer, x: Tensor, y: Tensor, p: float, mode: int | None) -> Any:
+    return torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), dim=-1) if p == 2 else NotImplemented
+
+
+@rule("_cdist_backward")
+def _cdist_backward(tracer: Tracer, grad: Tensor, x: Tensor, y: Tensor, p: float, distance: Tensor) -> Any:
+    share = torch.where(distance == 0, 0.0, grad / distance)
+    return (share.unsqueeze(-1) * (x.unsqueeze(-2) - y.unsqueeze(-3))).sum(-2)

@@ -1,0 +1,188 @@
+"""Sums and other reductions of axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..program import FLOATS, Kind, Operand
+from ..symbolic import Array, Symbolic, Tracer, as_array, object_array
+from .rules import RULES, dims_of, rule
+
+
+def _rows(values: Array, dims: Sequence[int]) -> tuple[Array, tuple[int, ...]]:
+    """The reduced axes flattened into the last, and the shape that is left."""
+    if not values.ndim:
+        return values.reshape(1, 1), ()
+    kept = [d for d in range(values.ndim) if d not in dims]
+    shape = tuple(values.shape[d] for d in kept)
+    return values.transpose(*kept, *dims).reshape(math.prod(shape), -1), shape
+
+
+def _reduced(x: Tensor, values: list[Operand], shape: tuple[int, ...], dims: Sequence[int], keepdim: bool) -> Array:
+    array = object_array(values, shape)
+    return np.expand_dims(array, tuple(dims)) if keepdim and x.ndim else array
+
+
+def _reduce(
+    tracer: Tracer,
+    x: Tensor,
+    dim: Any,
+    keepdim: bool,
+    dtype: torch.dtype,
+    function: Callable[[Kind, list[Operand]], Operand],
+    result: torch.dtype | None = None,
+) -> Symbolic:
+    kind, dims = tracer.kind(dtype), dims_of(x, dim)
+    rows, shape = _rows(tracer.array(x, kind), dims)
+    values = [function(kind, list(row)) for row in rows]
+    return tracer.tensor(_reduced(x, values, shape, dims, keepdim), result or dtype)
+
+
+@rule("sum")
+def _sum(tracer: Tracer, x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
+    dtype = dtype or (x.dtype if x.dtype.is_floating_point else torch.int64)
+    return _reduce(
+        tracer,
+        x,
+        dim,
+        keepdim,
+        dtype,
+        lambda kind, row: tracer.program.tree("add", kind, row) if row else (0.0 if kind in FLOATS else 0),
+    )
+
+
+@rule("mean")
+def _mean(
+    tracer: Tracer, x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Any:
+    total = _sum(tracer, x, dim, keepdim, dtype=dtype)
+    return total * (total.numel() / x.numel())
+
+
+@rule("amax")
+def _amax(tracer: Tracer, x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
+    if x.dtype == torch.bool:
+        return _any(tracer, x, dim, keepdim)
+    return _reduce(tracer, x, dim, keepdim, x.dtype, lambda kind, row: tracer.program.tree("max", kind, row))
+
+
+@rule("amin")
+def _amin(tracer: Tracer, x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
+    if x.dtype == torch.bool:
+        return _all(tracer, x, dim, keepdim)
+    return _reduce(tracer, x, dim, keepdim, x.dtype, lambda kind, row: tracer.program.tree("min", kind, row))
+
+
+@rule("argmax")
+def _argmax(tracer: Tracer, x: Tensor, dim: int | None = None, keepdim: bool = False, *, better: str = "gt") -> Any:
+    def first_best(kind: Kind, row: list[Operand]) -> Operand:
+        best, place = row[0], cast(Operand, 0)
+        for k, value in enumerate(row[1:], 1):
+            is_better = op("or", "bool", op(better, "bool", value, best), op("ne", "bool", value, value))  # NaN is best
+            is_better = op("and", "bool", is_better, op("eq", "bool", best, best))
+            best, place = op("where", kind, is_better, value, best), op("where", "int", is_better, k, place)
+        return place
+
+    op, dtype = tracer.program.op, torch.int64 if x.dtype == torch.bool else x.dtype
+    return _reduce(tracer, x, dim, keepdim, dtype, first_best, torch.int64)
+
+
+@rule("argmin")
+def _argmin(tracer: Tracer, x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    return _argmax(tracer, x, dim, keepdim, better="lt")
+
+
+@rule("max")
+def _max(tracer: Tracer, x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    largest = _amax(tracer, x, dim, keepdim)
+    return largest if dim is None else (largest, _argmax(tracer, x, dim, keepdim))
+
+
+@rule("min")
+def _min(tracer: Tracer, x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    least = _amin(tracer, x, dim, keepdim)
+    return least if dim is None else (least, _argmin(tracer, x, dim, keepdim))
+
+
+@rule("any")
+def _any(tracer: Tracer, x: Tensor, dim: Any = None, keepdim: bool = False, *, op: str = "or") -> Any:
+    return _reduce(tracer, x, dim, keepdim, torch.bool, lambda kind, row: tracer.program.tree(op, kind, row))
+
+
+@rule("all")
+def _all(tracer: Tracer, x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
+    return _any(tracer, x, dim, keepdim, op="and")
+
+
+@rule("_is_all_true")
+def _is_all_true(tracer: Tracer, x: Tensor) -> Symbolic:
+    """What `torch.distributions` demands: nobody can raise, so the energy of a chain that breaks it is NaN."""
+    tracer.demands.append(tracer.array(x, "bool"))
+    return tracer.tensor(True, torch.bool)
+
+
+@rule("prod")
+def _prod(
+    tracer: Tracer, x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Any:
+    return _reduce(tracer, x, dim, keepdim, dtype or x.dtype, lambda kind, row: tracer.program.tree("mul", kind, row))
+
+
+@rule("logsumexp")
+def _logsumexp(tracer: Tracer, x: Tensor, dim: Any, keepdim: bool = False) -> Any:
+    return _reduce(tracer, x, dim, keepdim, x.dtype, tracer.program.log_sum_exp)
+
+
+@rule("_softmax")
+def _softmax(tracer: Tracer, x: Tensor, dim: int, half_to_float: bool) -> Any:
+    return torch.exp(_log_softmax(tracer, x, dim, half_to_float))
+
+
+@rule("_log_softmax")
+def _log_softmax(tracer: Tracer, x: Tensor, dim: int, half_to_float: bool) -> Any:
+    return x - _reduce(tracer, x, dim, True, x.dtype, partial(tracer.program.log_sum_exp, is_extended=False))
+
+
+@rule("_log_softmax_backward_data")
+def _log_softmax_backward(tracer: Tracer, grad: Tensor, y: Tensor, dim: int, dtype: torch.dtype) -> Any:
+    return grad - torch.exp(y) * grad.sum(dim, keepdim=True)
+
+
+@rule("_softmax_backward_data")
+def _softmax_backward(tracer: Tracer, grad: Tensor, y: Tensor, dim: int, dtype: torch.dtype) -> Any:
+    product = grad * y
+    return product - y * product.sum(dim, keepdim=True)
+
+
+@rule("linalg_vector_norm")
+def _vector_norm(
+    tracer: Tracer,
+    x: Tensor,
+    ord: float = 2,
+    dim: Any = None,
+    keepdim: bool = False,
+    **_: Any,
+) -> Any:
+    if ord != 2:
+        return NotImplemented
+    return torch.sqrt(_sum(tracer, x * x, dim, keepdim))
+
+
+@rule("cumsum", "cumprod")
+def _cumsum(tracer: Tracer, x: Tensor, dim: int, *, dtype: torch.dtype | None = None, op: str = "add") -> Symbolic:
+    dtype = dtype or (x.dtype if x.dtype.is_floating_point else torch.int64)
+    kind = tracer.kind(dtype)
+    parts = list(np.moveaxis(tracer.array(x, kind), dim, 0))
+    for i in range(1, len(parts)):
+        parts[i] = tracer.each(op, kind, parts[i - 1], parts[i])
+    return tracer.tensor(np.stack([as_array(part) for part in parts], axis=dim), dtype)
+
+
+RULES["cumprod"] = lambda tracer, x, dim, **kwargs: _cumsum(tracer, x, dim, op="mul", **kwargs)

@@ -1,0 +1,200 @@
+"""The same numbers in other places and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import NotTraceableError
+from ..program import FLOATS
+from ..symbolic import Array, Symbolic, Tracer, as_array
+from .rules import dims_of, moved, rule
+
+
+@rule("detach", "alias", "contiguous", "lift_fresh", "lift_fresh_copy", "detach_copy", "view_as_real")
+def _same(tracer: Tracer, x: Tensor, **_: Any) -> Symbolic:
+    return moved(tracer, x, lambda values: values)
+
+
+@rule("clone")
+def _clone(tracer: Tracer, x: Tensor, **_: Any) -> Symbolic:
+    return moved(tracer, x, lambda values: values.copy())
+
+
+@rule("_to_copy")
+def _to_copy(tracer: Tracer, x: Tensor, *, dtype: torch.dtype | None = None, **_: Any) -> Symbolic:
+    dtype = dtype or x.dtype
+    return tracer.tensor(tracer.array(x, tracer.kind(dtype)).copy(), dtype)
+
+
+@rule("view", "reshape", "_unsafe_view", "view_copy", "_reshape_alias")
+def _view(tracer: Tracer, x: Tensor, shape: Sequence[int], *_: Any) -> Any:
+    if isinstance(shape, torch.dtype):
+        raise NotTraceableError("a view as another dtype")
+    return moved(tracer, x, lambda values: values.reshape(tuple(shape)))
+
+
+@rule("unsqueeze")
+def _unsqueeze(tracer: Tracer, x: Tensor, dim: int) -> Symbolic:
+    return moved(tracer, x, lambda values: np.expand_dims(values, dim))
+
+
+@rule("squeeze")
+def _squeeze(tracer: Tracer, x: Tensor, dim: Any = None) -> Symbolic:
+    dims = tuple(d for d in dims_of(x, dim) if x.ndim and x.shape[d] == 1)
+    return moved(tracer, x, lambda values: values.squeeze(dims))
+
+
+@rule("expand")
+def _expand(tracer: Tracer, x: Tensor, shape: Sequence[int], **_: Any) -> Symbolic:
+    lead = len(shape) - x.ndim
+    full = [x.shape[i - lead] if size == -1 else size for i, size in enumerate(shape)]
+    return moved(tracer, x, lambda values: np.broadcast_to(values, full))
+
+
+@rule("permute")
+def _permute(tracer: Tracer, x: Tensor, dims: Sequence[int]) -> Symbolic:
+    return moved(tracer, x, lambda values: values.transpose(dims))
+
+
+@rule("t")
+def _t(tracer: Tracer, x: Tensor) -> Symbolic:
+    return moved(tracer, x, lambda values: values.T)
+
+
+@rule("transpose")
+def _transpose(tracer: Tracer, x: Tensor, one: int, other: int) -> Symbolic:
+    return moved(tracer, x, lambda values: values.swapaxes(one, other))
+
+
+@rule("flip")
+def _flip(tracer: Tracer, x: Tensor, dims: Sequence[int]) -> Symbolic:
+    return moved(tracer, x, lambda values: np.flip(values, tuple(dims)))
+
+
+@rule("roll")
+def _roll(tracer: Tracer, x: Tensor, shifts: Any, dims: Any = ()) -> Symbolic:
+    return moved(tracer, x, lambda values: np.roll(values, tuple(shifts), tuple(dims) or None))
+
+
+@rule("repeat")
+def _repeat(tracer: Tracer, x: Tensor, times: Sequence[int]) -> Symbolic:
+    return moved(tracer, x, lambda values: np.tile(values, tuple(times)))
+
+
+@rule("diagonal")
+def _diagonal(tracer: Tracer, x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Symbolic:
+    return moved(tracer, x, lambda values: values.diagonal(offset, dim1, dim2))
+
+
+def _place(dim: int, ndim: int, where: Any) -> tuple[Any, ...]:
+    return (slice(None),) * (dim % ndim) + (where,)
+
+
+def _slice_of(start: int | None, end: int | None, step: int) -> slice:
+    return slice(start, None if end is None or end >= 1 << 40 else end, step)
+
+
+@rule("select")
+def _select(tracer: Tracer, x: Tensor, dim: int, index: int) -> Symbolic:
+    return moved(tracer, x, lambda values: as_array(values[_place(dim, x.ndim, index)]))
+
+
+@rule("slice")
+def _slice(
+    tracer: Tracer, x: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Symbolic:
+    return moved(tracer, x, lambda values: values[_place(dim, x.ndim, _slice_of(start, end, step))])
+
+
+def _put(tracer: Tracer, base: Array, part: Tensor, dtype: torch.dtype, place: tuple[Any, ...]) -> Symbolic:
+    values = base.copy()
+    values[place] = tracer.array(part, tracer.kind(dtype))
+    return tracer.tensor(values, dtype)
+
+
+def _zeros(shape: Sequence[int]) -> Array:
+    return np.full(tuple(shape), 0.0, dtype=object)
+
+
+@rule("select_backward")
+def _select_backward(tracer: Tracer, grad: Tensor, shape: Sequence[int], dim: int, index: int) -> Symbolic:
+    return _put(tracer, _zeros(shape), grad, grad.dtype, _place(dim, len(shape), index))
+
+
+@rule("slice_backward")
+def _slice_backward(
+    tracer: Tracer, grad: Tensor, shape: Sequence[int], dim: int, start: int, end: int, step: int
+) -> Symbolic:
+    return _put(tracer, _zeros(shape), grad, grad.dtype, _place(dim, len(shape), _slice_of(start, end, step)))
+
+
+@rule("select_scatter")
+def _select_scatter(tracer: Tracer, x: Tensor, part: Tensor, dim: int, index: int) -> Symbolic:
+    base = tracer.array(x, tracer.kind(x.dtype))
+    return _put(tracer, base, part, x.dtype, _place(dim, x.ndim, index))
+
+
+@rule("slice_scatter")
+def _slice_scatter(
+    tracer: Tracer,
+    x: Tensor,
+    part: Tensor,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Symbolic:
+    base = tracer.array(x, tracer.kind(x.dtype))
+    return _put(tracer, base, part, x.dtype, _place(dim, x.ndim, _slice_of(start, end, step)))
+
+
+@rule("constant_pad_nd")
+def _pad(tracer: Tracer, x: Tensor, pad: Sequence[int], value: float = 0) -> Symbolic:
+    pairs = [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)][::-1]
+    kind = tracer.kind(x.dtype)
+    fill = bool(value) if kind == "bool" else float(value) if kind in FLOATS else int(value)
+    widths = [(0, 0)] * (x.ndim - len(pairs)) + pairs
+    cut = tuple(
+        slice(max(-first, 0), size - max(-last, 0)) for size, (first, last) in zip(x.shape, widths, strict=True)
+    )
+    added = [(max(first, 0), max(last, 0)) for first, last in widths]
+    return moved(tracer, x, lambda values: np.pad(values[cut], added, constant_values=fill))
+
+
+def _all_arrays(tracer: Tracer, tensors: Sequence[Tensor]) -> tuple[list[Array], torch.dtype]:
+    dtype = tensors[0].dtype
+    for tensor in tensors[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return [tracer.array(tensor, tracer.kind(dtype)) for tensor in tensors], dtype
+
+
+@rule("cat")
+def _cat(tracer: Tracer, tensors: Sequence[Tensor], dim: int = 0) -> Symbolic:
+    arrays, dtype = _all_arrays(tracer, tensors)
+    return tracer.tensor(np.concatenate(arrays, axis=dim), dtype)
+
+
+@rule("stack")
+def _stack(tracer: Tracer, tensors: Sequence[Tensor], dim: int = 0) -> Symbolic:
+    arrays, dtype = _all_arrays(tracer, tensors)
+    return tracer.tensor(np.stack(arrays, axis=dim), dtype)
+
+
+@rule("unbind")
+def _unbind(tracer: Tracer, x: Tensor, dim: int = 0) -> list[Symbolic]:
+    values = np.moveaxis(tracer.array(x, tracer.kind(x.dtype)), dim, 0)
+    return [tracer.tensor(as_array(values[i, ...]), x.dtype) for i in range(len(values))]
+
+
+@rule("split", "split_with_sizes", "split_copy", "unsafe_split")
+def _split(tracer: Tracer, x: Tensor, sizes: Any, dim: int = 0) -> list[Any]:
+    length = x.shape[dim]
+    if isinstance(sizes, int):
+        sizes = [min(sizes, length - first) for first in range(0, length, sizes)]
+    firsts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return [_slice(tracer, x, dim, first, first + size) for first, size in zip(firsts, sizes, strict=True)]
