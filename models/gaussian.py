@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .nets import flat, flat_sum, mlp
+from .nets import Event, event_net, flat, flat_sum, is_map, mlp, rows
 
 
 class Gaussian(NamedTuple):
@@ -36,6 +36,12 @@ class Gaussian(NamedTuple):
         """A draw back to standard normal noise."""
         return (z - self.mean) / self.scale
 
+    def times(self, other: Gaussian) -> Gaussian:
+        """The normalised product of two densities: precisions add, means are weighted by them."""
+        own, others = self.scale.pow(-2), other.scale.pow(-2)
+        variance = 1 / (own + others)
+        return Gaussian(variance * (own * self.mean + others * other.mean), variance.sqrt())
+
 
 class MLPGaussian(nn.Module):
     """z -> N(mu(z), diag(sigma(z)^2)) by one MLP, with sigma = exp(log sigma) + floor.
@@ -58,9 +64,56 @@ class MLPGaussian(nn.Module):
 
     def forward(self, z: Tensor) -> Gaussian:
         """Condition on z (C, ...)."""
-        mean, log_scale = self.net(flat(z)).chunk(2, dim=1)
-        scale = torch.exp(log_scale) + self.floor
-        return Gaussian(mean.reshape(-1, *self.event), scale.reshape(-1, *self.event))
+        return _gaussian(self.net(flat(z)), self.event, self.floor)
+
+
+class EventGaussian(nn.Module):
+    """h -> N(mu(h), diag(sigma(h)^2)) by `event_net`, which keeps maps as maps; sigma as in `MLPGaussian`.
+
+    Args:
+        source: Shape of the input.
+        event: Shape of the output.
+        hidden: See `event_net`; likewise `width` and `smooth`.
+        width: Channels of the finest map.
+        floor: Smallest scale.
+        smooth: See `mlp`.
+    """
+
+    def __init__(
+        self,
+        source: Event,
+        event: Event,
+        hidden: Sequence[int] = (),
+        *,
+        width: int = 16,
+        floor: float = 0.01,
+        smooth: bool = True,
+    ) -> None:
+        super().__init__()
+        self.event = torch.Size(event)
+        self.floor = floor
+        twice = (2 * event[0], *event[1:]) if is_map(event) else (2 * math.prod(event),)
+        self.net = event_net(source, twice, hidden, width=width, smooth=smooth)
+
+    def forward(self, h: Tensor) -> Gaussian:
+        """Condition on h (C, *source)."""
+        return _gaussian(self.net(rows(h)), self.event, self.floor)
+
+
+class StandardNormal(nn.Module):
+    """z -> N(0, I), whatever z is: conditionals of a base prior whose layers are independent.
+
+    Args:
+        event: Shape of the output.
+    """
+
+    def __init__(self, event: Event) -> None:
+        super().__init__()
+        self.event = torch.Size(event)
+
+    def forward(self, z: Tensor) -> Gaussian:
+        """Condition on z (C, ...), of which only the number of chains, dtype and device matter."""
+        return standard_normal(z.new_zeros((len(z), *self.event)))
 
 
 class LinearGaussian(nn.Module):
@@ -82,3 +135,15 @@ class LinearGaussian(nn.Module):
         mean = self.linear(flat(z))
         scale = torch.exp(self.log_scale).expand_as(mean)
         return Gaussian(mean.reshape(-1, *self.event), scale.reshape(-1, *self.event))
+
+
+def standard_normal(like: Tensor) -> Gaussian:
+    """N(0, I) in the shape, dtype and device of a tensor."""
+    return Gaussian(torch.zeros_like(like), torch.ones_like(like))
+
+
+def _gaussian(means_and_log_scales: Tensor, event: torch.Size, floor: float) -> Gaussian:
+    """Halves of a network's output, (C, 2 n, ...), as mean and scale."""
+    mean, log_scale = means_and_log_scales.chunk(2, dim=1)
+    scale = torch.exp(log_scale) + floor
+    return Gaussian(mean.reshape(-1, *event), scale.reshape(-1, *event))

@@ -10,10 +10,15 @@ from torch import Tensor, nn
 
 from lamina.samplers import ParameterError
 
-from .gaussian import Gaussian
+from .gaussian import Gaussian, standard_normal
 
 Latents: TypeAlias = tuple[Tensor, ...]
 """(z_1, ..., z_L), each (C, *event_i): z_L on top, z_1 next to the data."""
+
+
+def detached(z: Latents) -> Latents:
+    """The same latents without a graph."""
+    return tuple(part.detach() for part in z)
 
 
 class GaussianHierarchy(nn.Module):
@@ -43,11 +48,18 @@ class GaussianHierarchy(nn.Module):
 
     def log_prob(self, z: Latents) -> Tensor:
         """Log-density of z, (C,) in nats."""
+        return self.per_layer(z).sum(1)
+
+    def per_layer(self, z: Latents) -> Tensor:
+        """log p(z_i|z_{i+1}) of every layer, log p(z_L) last, (C, L) in nats."""
         self._check(z)
-        total = _standard_normal(z[-1]).log_prob(z[-1])
-        for layer in self._below_top():
-            total = total + self._given(layer, z[layer + 1]).log_prob(z[layer])
-        return total
+        below = [self.given(layer, z[layer + 1]).log_prob(z[layer]) for layer in range(self.depth - 1)]
+        return torch.stack([*below, standard_normal(z[-1]).log_prob(z[-1])], dim=1)
+
+    def given(self, layer: int, above: Tensor) -> Gaussian:
+        """p(z_i|z_{i+1}) of a layer below the top, counted from 0 as in a tuple of latents."""
+        gaussian: Gaussian = self.conditionals[layer](above)
+        return gaussian
 
     def transform(self, u: Latents) -> Latents:
         """T: independent standard normal noise u to z, top layer first.
@@ -57,13 +69,13 @@ class GaussianHierarchy(nn.Module):
         self._check(u)
         z = u[-1:]
         for layer in self._below_top():
-            z = (self._given(layer, z[0]).transform(u[layer]), *z)
+            z = (self.given(layer, z[0]).transform(u[layer]), *z)
         return z
 
     def inverse(self, z: Latents) -> Latents:
         """T^-1: z to the noise that makes it."""
         self._check(z)
-        below = [self._given(layer, z[layer + 1]).inverse(z[layer]) for layer in range(self.depth - 1)]
+        below = [self.given(layer, z[layer + 1]).inverse(z[layer]) for layer in range(self.depth - 1)]
         return (*below, z[-1])
 
     def noise(self, num: int, *, generator: torch.Generator) -> Latents:
@@ -82,17 +94,9 @@ class GaussianHierarchy(nn.Module):
     def _below_top(self) -> range:
         return range(self.depth - 2, -1, -1)
 
-    def _given(self, layer: int, above: Tensor) -> Gaussian:
-        gaussian: Gaussian = self.conditionals[layer](above)
-        return gaussian
-
     def _check(self, z: Latents) -> None:
         fits = isinstance(z, tuple) and tuple(part.shape[1:] for part in z) == self.events
         if not fits or len({part.shape[:1] for part in z}) > 1:
             came = [tuple(part.shape) for part in z] if isinstance(z, tuple) else type(z).__name__
             wanted = ", ".join(str(("C", *event)).replace("'", "") for event in self.events)
             raise ParameterError(f"latents are a tuple (z_1, ..., z_L), z_L on top, of shapes {wanted}; got {came}.")
-
-
-def _standard_normal(like: Tensor) -> Gaussian:
-    return Gaussian(torch.zeros_like(like), torch.ones_like(like))

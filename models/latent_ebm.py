@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from .hierarchy import Latents
-from .inference import BottomUpInference
+from .inference import Inference
 from .prior import JointEBMPrior, Space, check_space
 
 
@@ -37,7 +37,7 @@ class LatentEBM(nn.Module):
         inference: For variational schemes.
     """
 
-    def __init__(self, prior: JointEBMPrior, likelihood: nn.Module, inference: BottomUpInference | None = None) -> None:
+    def __init__(self, prior: JointEBMPrior, likelihood: nn.Module, inference: Inference | None = None) -> None:
         super().__init__()
         self.prior = prior
         self._likelihood = likelihood

@@ -14,7 +14,7 @@ expectation is about.
 | --- | --- |
 | maximum likelihood | `contrastive_loss`, `reconstruction_loss` |
 | variational | `negative_elbo`, `energy_loss`, `base_negative_phase` |
-| energies over a frozen base | `energy_loss` |
+| energies over a frozen base | `energy_loss`, or without chains one of `ratio_losses` |
 
 Source: Cui, Wu and Han (CVPR 2023), arXiv 2306.06323, section 3; for L = 1, Pang et al. (NeurIPS 2020),
 arXiv 2006.08205.
@@ -28,8 +28,8 @@ from torch.func import functional_call
 
 from lamina.samplers import ParameterError
 
-from .energies import LayerEnergies
-from .hierarchy import Latents
+from .energies import Energies
+from .hierarchy import Latents, detached
 from .latent_ebm import LatentEBM
 from .prior import JointEBMPrior
 
@@ -48,7 +48,7 @@ def contrastive_loss(prior: JointEBMPrior, positive: Latents, negative: Latents)
     Returns:
         0-d; no gradient reaches the latents.
     """
-    base_positive_phase = -prior.base.log_prob(_detached(positive)).mean()
+    base_positive_phase = -prior.base.log_prob(detached(positive)).mean()
     return energy_loss(prior, positive, negative) + base_positive_phase + base_negative_phase(prior, negative)
 
 
@@ -63,7 +63,7 @@ def energy_loss(prior: JointEBMPrior, positive: Latents, negative: Latents) -> T
     Returns:
         0-d; no gradient reaches the latents or the base.
     """
-    gap: Tensor = prior.energies(_detached(positive)).mean() - prior.energies(_detached(negative)).mean()
+    gap: Tensor = prior.energies(detached(positive)).mean() - prior.energies(detached(negative)).mean()
     return gap
 
 
@@ -77,7 +77,7 @@ def base_negative_phase(prior: JointEBMPrior, negative: Latents) -> Tensor:
     Returns:
         0-d; no gradient reaches the latents.
     """
-    return prior.base.log_prob(_detached(negative)).mean()
+    return prior.base.log_prob(detached(negative)).mean()
 
 
 def reconstruction_loss(model: LatentEBM, x: Tensor, positive: Latents) -> Tensor:
@@ -91,11 +91,17 @@ def reconstruction_loss(model: LatentEBM, x: Tensor, positive: Latents) -> Tenso
     Returns:
         0-d, in nats per datum; no gradient reaches the latents.
     """
-    return -model.likelihood.log_prob(x, _detached(positive)).mean()
+    return -model.likelihood.log_prob(x, detached(positive)).mean()
 
 
 def negative_elbo(
-    model: LatentEBM, x: Tensor, *, generator: torch.Generator, with_energies: bool = True
+    model: LatentEBM,
+    x: Tensor,
+    *,
+    generator: torch.Generator,
+    with_energies: bool = True,
+    kl_weight: float = 1.0,
+    free_nats: float = 0.0,
 ) -> tuple[Tensor, Latents, dict[str, Tensor]]:
     """Minus the evidence lower bound, but for log Z, with one reparameterised draw z ~ q(z|x) for each datum.
 
@@ -105,15 +111,25 @@ def negative_elbo(
     of their own here (`energy_loss` at the draws returned has both of their phases); beta>0 gets its positive
     phase, and the negative one from `base_negative_phase`.
 
+    Against layers that carry nothing there are two means, and with either the loss is no bound. A `kl_weight` below
+    one, while training warms up (Sonderby et al. 2016, arXiv 1602.02282, section 2.3), makes leaving the prior
+    cheaper. Free nats (Kingma et al. 2016, arXiv 1606.04934, equation 15) replace the divergence of a layer, as a
+    mean over the batch, by max(free_nats, .). A layer's divergence is estimated by log q_i - log p_i, where q_i and
+    p_i are its factors; these are divergences one by one for `LadderInference`, whose factors go the way of the
+    prior's, and only in sum for `BottomUpInference`.
+
     Args:
         model: With an inference model.
         x: Data, (C, *image).
         generator: Source of the draws, on the device of x.
         with_energies: False leaves the energies out: the exact bound of the Gaussian-prior model (f = 0, Z = 1).
+        kl_weight: Factor of what q pays for leaving the prior: of the divergence from the base and of the energies.
+        free_nats: Divergence that each layer has for free.
 
     Returns:
         The loss, 0-d, in nats per datum; the draws, detached; and its terms "reconstruction", "kl" and, unless
-        left out, "energy", (C,) each, detached.
+        left out, "energy", (C,) each, detached, with "kl_per_layer", (C, L), beside them. The terms are those of the
+        plain bound.
 
     Raises:
         ParameterError: If the model has no inference model.
@@ -122,23 +138,20 @@ def negative_elbo(
     """
     if model.inference is None:
         raise ParameterError("negative_elbo needs q(z|x): make the model as LatentEBM(prior, likelihood, inference).")
-    z, log_q = model.inference(x, generator=generator)
-    terms = {
-        "reconstruction": -model.likelihood.log_prob(x, z),
-        "kl": log_q - model.prior.base.log_prob(z),
-    }
+    z, log_q = model.inference.draw(x, generator=generator)
+    kl = log_q - model.prior.base.per_layer(z)
+    terms = {"reconstruction": -model.likelihood.log_prob(x, z), "kl": kl.sum(1)}
+    price = kl.mean(0).clamp(min=free_nats).sum() if free_nats else kl.sum(1).mean()
     if with_energies:
         terms["energy"] = _with_fixed_weights(model.prior.energies, z)
-    loss = torch.stack(list(terms.values())).sum(0).mean()
-    return loss, _detached(z), {name: term.detach() for name, term in terms.items()}
+        price = price + terms["energy"].mean()
+    loss = terms["reconstruction"].mean() + kl_weight * price
+    terms["kl_per_layer"] = kl
+    return loss, detached(z), {name: term.detach() for name, term in terms.items()}
 
 
-def _with_fixed_weights(energies: LayerEnergies, z: Latents) -> Tensor:
+def _with_fixed_weights(energies: Energies, z: Latents) -> Tensor:
     """Energies (C,) with a gradient for z, and none for the weights."""
     weights = {name: weight.detach() for name, weight in energies.named_parameters()}
     total: Tensor = functional_call(energies, weights, (z,))
     return total
-
-
-def _detached(z: Latents) -> Latents:
-    return tuple(part.detach() for part in z)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lamina.samplers import UnknownNameError
 
-from .energies import LayerEnergies
+from .energies import Energies
 from .hierarchy import GaussianHierarchy, Latents
 from .nets import flat_sum
 
@@ -28,7 +28,8 @@ def check_space(space: str) -> Space:
 class JointEBMPrior(nn.Module):
     """p(z) = exp(-sum_i E_i(z_i)) p_{beta>0}(z) / Z, with E_i = -f_i of the paper.
 
-    Each energy sees its own layer only; layers are coupled by the base prior, and corrected jointly.
+    Each energy sees its own layer only; layers are coupled by the base prior, and corrected jointly. Other `Energies`
+    have other terms, such as one on all layers together.
 
     As an energy for chains:
     - in z: E_z(z) = sum_i E_i(z_i) - log p_{beta>0}(z);
@@ -40,10 +41,10 @@ class JointEBMPrior(nn.Module):
 
     Args:
         base: The Gaussian hierarchy.
-        energies: Layer-wise energies.
+        energies: Layer-wise energies, or others.
     """
 
-    def __init__(self, base: GaussianHierarchy, energies: LayerEnergies) -> None:
+    def __init__(self, base: GaussianHierarchy, energies: Energies) -> None:
         super().__init__()
         self.base = base
         self.energies = energies

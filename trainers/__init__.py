@@ -4,19 +4,22 @@ from .build import build_model
 from .config import ChainConfig, ModelConfig, TrainConfig
 from .data import DATASETS, ImageData, load
 from .errors import CheckpointError, DataError, RunFolderError, TrainingError
-from .evaluate import evaluate
-from .job import evaluate_run, resume, sample_run, start
+from .evaluation import Budget, Features, NetworkFeatures, evaluate
+from .job import evaluate_run, measure_run, resume, sample_run, start
 from .loop import Training, averaged_model, read_checkpoint
 from .presets import preset
 from .sampling import draw_posterior, draw_prior
 
 __all__ = [
     "DATASETS",
+    "Budget",
     "ChainConfig",
     "CheckpointError",
     "DataError",
+    "Features",
     "ImageData",
     "ModelConfig",
+    "NetworkFeatures",
     "RunFolderError",
     "TrainConfig",
     "Training",
@@ -28,6 +31,7 @@ __all__ = [
     "evaluate",
     "evaluate_run",
     "load",
+    "measure_run",
     "preset",
     "read_checkpoint",
     "resume",

@@ -1,4 +1,4 @@
-"""The `lamina` command: train, resume, sample, evaluate."""
+"""The `lamina` command: train, resume, sample, evaluate, features."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from lamina.samplers import LaminaError
+from lamina.samplers import LaminaError, UnknownNameError
 from lamina.samplers.checks import check_count
 from lamina.samplers.registry import kernel_names
 
 from . import pictures
 from .config import ChainConfig, TrainConfig, check_seed, from_dict
-from .data import DATASETS
+from .data import DATASETS, load
 from .errors import RunFolderError
-from .evaluate import Evaluation, table
-from .job import EVALUATION, PICTURES, evaluate_run, resume, sample_run, start
+from .evaluation import PARTS, Budget, Evaluation, lenet_features, lenet_path, summary_table, table
+from .job import EVALUATION, MEASURED, PICTURES, evaluate_run, measure_run, resume, sample_run, start
 from .loop import read_checkpoint
 from .presets import RECIPES, preset
 
@@ -32,6 +33,38 @@ _EXAMPLES = """examples:
   lamina resume runs/digits
   lamina sample runs/digits --num 64 --sampler hmc --seed 3
   lamina evaluate runs/digits
+"""
+
+_COMPARISON = "comparison"
+
+_BUDGET = {
+    "num_samples": "images or latents on either side of a distance, at most",
+    "num_rows": "held-out images for likelihoods, probes and outlier scores, each",
+    "num_weights": "importance weights for each of them",
+    "num_chains": "chains of annealed importance sampling for log Z",
+    "num_stops": "stops of these chains between the base prior and the EBM prior",
+    "num_draws": "draws over which outlier scores are averaged",
+    "num_chain_steps": "steps of the chains behind outlier scores and resampled layers",
+}
+
+_PARTS_EXPLAINED = """parts:
+  comparison   samples of the EBM prior, its Gaussian base and the Gaussian-prior model against held-out images; what
+               every training ends with: evaluation.json
+  generation   the same samples by more measures on a stored network's features: Frechet and kernel distance, precision,
+               recall, density, coverage, a classifier; `data` is what as many training images get
+  prior        draws of each prior against the aggregate posterior, jointly and per layer; `shuffled` has the dependence
+               broken, and a prior that comes nearer than it captures that dependence
+  likelihood   log Z from both sides, and a lower bound on log p(x) from the upper one; what is no bound says so
+  outliers     scores for every k, and one that a rule picks on damaged held-out images: no outlier data is needed for
+               it, and none is looked at
+  hierarchy    KL and linear probes per layer; pictures of layers drawn anew or traversed while the others are held
+
+  Each writes RUN/evaluation/PART.json with a flat summary, and pictures into RUN/pictures.
+
+examples:
+  lamina evaluate runs/digits
+  lamina evaluate runs/fashion --parts outliers --outliers mnist
+  lamina evaluate runs/mnist --parts generation likelihood --num-rows 1000 --again
 """
 
 
@@ -61,7 +94,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands.add_parser("train", help="train a model, and all that belongs to it, into a new run folder"))
     _add_resume(commands.add_parser("resume", help="continue an interrupted run, bit for bit"))
     _add_sample(commands.add_parser("sample", help="draw images from a trained model"))
-    _add_evaluate(commands.add_parser("evaluate", help="measure a trained model again"))
+    _add_evaluate(
+        commands.add_parser(
+            "evaluate",
+            help="measure a trained model",
+            epilog=_PARTS_EXPLAINED,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+    _add_features(commands.add_parser("features", help="train a data set's feature network, and store it"))
     return parser
 
 
@@ -90,6 +131,23 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning-rate", type=float, metavar="R", help="of generator, base prior, inference model")
     parser.add_argument("--energy-learning-rate", type=float, metavar="R", help="of the energies")
     parser.add_argument("--energy-penalty", type=float, metavar="W", help="weight of the squared energies in the loss")
+    parser.add_argument(
+        "--energy-loss",
+        metavar="LOSS",
+        help="of the second stage: contrastive (prior chains), noise-contrastive or self-normalizing (no chains)",
+    )
+    parser.add_argument("--spectral-limit", type=float, metavar="S", help="largest spectral norm in the energies")
+    parser.add_argument("--kl-warmup", type=float, metavar="F", help="share of a phase in which the KL's weight rises")
+    parser.add_argument("--free-nats", type=float, metavar="K", help="KL that each layer has for free")
+    parser.add_argument("--max-rollbacks", type=int, metavar="N", help="returns to a checkpoint when training is lost")
+    parser.add_argument(
+        "--model",
+        type=_option,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any setting of the model, such as latents=32,16,8 or inference=ladder; may be repeated",
+    )
     parser.add_argument("--checkpoint-every", type=int, metavar="N", help="steps between checkpoints")
     parser.add_argument("--seed", type=int, help="seeds everything (default: 0)")
     _add_common(parser)
@@ -118,9 +176,52 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Measure a trained model, part by part. What is there of the same weights and settings is kept, so that an "
+        "interrupted evaluation goes on where it stopped."
+    )
+    budget = Budget()
     parser.add_argument("folder", type=Path, metavar="RUN", help="run folder of `lamina train`")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        default=[_COMPARISON, *PARTS],
+        metavar="PART",
+        help=f"which, in this order: {', '.join([_COMPARISON, *PARTS])} (default: all)",
+    )
+    parser.add_argument(
+        "--outliers",
+        nargs="+",
+        default=[],
+        metavar="DATA",
+        help="data sets whose test images are outliers, for the part of that name; the rule that picks the score "
+        "never sees them",
+    )
+    parser.add_argument(
+        "--features",
+        metavar="PLACE",
+        help="what samples are compared on: a file of `lamina features`, or package.module:name of your own "
+        "lamina.trainers.NetworkFeatures (default: the data set's LeNet, trained and stored the first time)",
+    )
+    for flag, what in _BUDGET.items():
+        default = getattr(budget, flag)
+        name = f"--{flag.replace('_', '-')}"
+        parser.add_argument(name, type=int, default=default, metavar="N", help=f"{what} (default: {default})")
+    parser.add_argument("--again", action="store_true", help="measure parts anew that are there")
     _add_common(parser)
     parser.set_defaults(run=_evaluate)
+
+
+def _add_features(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Train the LeNet on whose last hidden layer samples are compared, once for a data set, and store it with its "
+        "checksum and accuracy. `lamina evaluate` does it by itself where none is stored; copy the file to compare "
+        "figures across machines. They are no Inception FID."
+    )
+    parser.add_argument("data", help=f"data set of 12 pixels a side or more, of {', '.join(DATASETS)}")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to store it (default: in the user's cache)")
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder with the data set's files")
+    parser.set_defaults(run=_features)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -176,8 +277,14 @@ def _configured(config: TrainConfig, options: argparse.Namespace) -> TrainConfig
         "learning_rate",
         "energy_learning_rate",
         "energy_penalty",
+        "energy_loss",
+        "spectral_limit",
+        "kl_warmup",
+        "free_nats",
+        "max_rollbacks",
     )
     chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    chosen["model"] = config.model.with_settings(dict(options.model))
     for part in ("prior", "posterior"):
         chosen[part] = _chains(
             getattr(config, part),
@@ -236,7 +343,43 @@ def _sample(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    _report(options.folder, evaluate_run(options.folder, data_root=options.data_root, device=options.device))
+    parts = list(dict.fromkeys(options.parts))
+    for name in parts:
+        if name not in (_COMPARISON, *PARTS):
+            raise UnknownNameError("part of the evaluation", name, (_COMPARISON, *PARTS))
+    budget = Budget(**{flag: getattr(options, flag) for flag in _BUDGET})
+    for name in parts:
+        if name == _COMPARISON:
+            _report(options.folder, evaluate_run(options.folder, data_root=options.data_root, device=options.device))
+            continue
+        report = measure_run(
+            options.folder,
+            [name],
+            budget=budget,
+            outliers=options.outliers,
+            features=options.features,
+            again=options.again,
+            data_root=options.data_root,
+            device=options.device,
+            show_progress=True,
+        )[name]
+        print(f"\n{name} ({options.folder / MEASURED / name}.json)\n{summary_table(_shown(report))}")
+
+
+def _shown(report: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a part that fit on a screen: of outliers, those of the chosen score."""
+    summary: dict[str, float] = report["summary"]
+    if "chosen" not in report:
+        return summary
+    print(f"\nchosen without outliers: {report['chosen']}, {report['rule']}")
+    return {name: value for name, value in summary.items() if "/" not in name or name.endswith("/chosen")}
+
+
+def _features(options: argparse.Namespace) -> None:
+    data = load(options.data, data_root=options.data_root)
+    path = options.out or lenet_path(data)
+    found = lenet_features(data, path, show_progress=True)
+    print(f"{found.description}\naccuracy {found.accuracy:.4f} on test images; checksum {found.checksum}\n{path}")
 
 
 def _report(folder: Path, result: Evaluation) -> None:

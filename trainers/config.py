@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args, get_type_hints
 
 from lamina.models import Space, check_space
 from lamina.samplers import HMC, Kernel, ParameterError, UnknownNameError, kernel_name, make_kernel
@@ -19,6 +19,11 @@ inference model (posterior chains); or where the last run left them."""
 
 Scheme: TypeAlias = Literal["two-stage", "joint-variational", "joint-mle", "gaussian"]
 """How a model learns; "gaussian" leaves the energies at zero: the model that the EBM prior is compared with."""
+
+
+EnergyLoss: TypeAlias = Literal["contrastive", "noise-contrastive", "self-normalizing"]
+"""What teaches the energies over a frozen backbone: draws of prior chains, or, without chains, of the base prior
+by classification or with importance weights."""
 
 
 def check_choice(kind: str, value: str, choices: Any) -> None:
@@ -68,32 +73,100 @@ class ChainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Sizes of the networks.
+    """What the networks are, and their sizes.
 
     Attributes:
-        latents: Sizes of z_1, ..., z_L; their number is the depth.
-        hidden: Hidden layers of the conditionals, of the MLP generator and of the MLP encoder.
-        energy_hidden: Hidden layers of each layer's energy.
-        images: "mlp" or "conv" generator and encoder.
-        likelihood: "gaussian" or "bernoulli".
+        latents: z_1, ..., z_L; their number is the depth. A number is the size of a row, (channels, height, width)
+            a feature map.
+        hidden: Hidden layers between rows: of conditionals, of MLPs to and from images, of the ladder.
+        energy_hidden: Hidden layers of each layer's energy; or of every layer's own, a tuple for each.
+        width: Channels of convolutions at their finest size; every halving doubles them.
+        smooth: SiLU; or LeakyReLU(0.2), as published.
+        base: "conditional" p(z_i|z_{i+1}), or "independent" layers, each N(0, I).
+        energies: One for each of the "layers", or one on their "concatenation" (ICCV 2023).
+        learns_normalizer: Learn a log-normaliser with the energies, so that bounds are in nats.
+        images: Generator and encoder: "mlp" or "conv", from z_1 alone, or "ladder": convolutions, and a generator
+            that every layer enters.
+        inference: "bottom-up", or "ladder": evidence up, combined with the base prior down.
+        likelihood: "gaussian", "bernoulli" or "logistic-mixture".
         sigma: Standard deviation of a pixel under the Gaussian likelihood, data in [-1, 1].
+        learns_sigma: Learn it from there.
+        components: Of the logistic mixture.
+        levels: Grey levels of the data, for the logistic mixture.
     """
 
-    latents: tuple[int, ...] = (16, 8)
+    latents: tuple[int | tuple[int, ...], ...] = (16, 8)
     hidden: tuple[int, ...] = (128, 128)
-    energy_hidden: tuple[int, ...] = (128, 128)
-    images: Literal["mlp", "conv"] = "mlp"
-    likelihood: Literal["gaussian", "bernoulli"] = "gaussian"
+    energy_hidden: tuple[int, ...] | tuple[tuple[int, ...], ...] = (128, 128)
+    width: int = 16
+    smooth: bool = True
+    base: Literal["conditional", "independent"] = "conditional"
+    energies: Literal["layers", "concatenation"] = "layers"
+    learns_normalizer: bool = False
+    images: Literal["mlp", "conv", "ladder"] = "mlp"
+    inference: Literal["bottom-up", "ladder"] = "bottom-up"
+    likelihood: Literal["gaussian", "bernoulli", "logistic-mixture"] = "gaussian"
     sigma: float = 0.3
+    learns_sigma: bool = False
+    components: int = 5
+    levels: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("latents", "hidden", "energy_hidden"):
-            sizes = getattr(self, name)
-            if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
-                raise ParameterError(f"{name} must be positive integers, at least one; got {sizes}.")
-        check_choice("kind of image network", self.images, Literal["mlp", "conv"])
-        check_choice("likelihood", self.likelihood, Literal["gaussian", "bernoulli"])
+        for latent in check_tuple("latents", self.latents):
+            if isinstance(latent, tuple) and len(latent) == 3:
+                _check_sizes("latents", latent)
+            else:
+                _check_sizes("latents", (latent,))
+        _check_sizes("hidden", self.hidden)
+        for sizes in self.hidden_of_energies():
+            _check_sizes("energy_hidden", sizes)
+        for name, minimum in (("width", 1), ("components", 1), ("levels", 2)):
+            check_count(name, getattr(self, name), minimum)
+        for name in ("base", "energies", "images", "inference", "likelihood"):
+            check_choice(name, getattr(self, name), get_type_hints(ModelConfig)[name])
+        for name in ("smooth", "learns_normalizer", "learns_sigma"):
+            if not isinstance(getattr(self, name), bool):
+                raise ParameterError(f"{name} must be True or False; got {getattr(self, name)!r}.")
         check_positive("sigma", self.sigma)
+
+    @property
+    def events(self) -> list[tuple[int, ...]]:
+        """Shapes of z_1, ..., z_L."""
+        return [latent if isinstance(latent, tuple) else (latent,) for latent in self.latents]
+
+    def with_settings(self, settings: Mapping[str, Any]) -> ModelConfig:
+        """The same model with other settings.
+
+        Raises:
+            UnknownNameError: If there is no such setting.
+        """
+        known = [item.name for item in dataclasses.fields(self)]
+        for name in settings:
+            if name not in known:
+                raise UnknownNameError("setting of the model", name, known)
+        return replace(self, **settings)
+
+    def hidden_of_energies(self) -> list[tuple[int, ...]]:
+        """Hidden layers of every network of the energies."""
+        num = len(self.latents) if self.energies == "layers" else 1
+        sizes = check_tuple("energy_hidden", self.energy_hidden)
+        if not all(isinstance(size, tuple) for size in sizes):
+            return [sizes] * num
+        if len(sizes) != num:
+            raise ParameterError(f"energy_hidden gives sizes for {len(sizes)} networks; there are {num}.")
+        return list(sizes)
+
+
+def check_tuple(name: str, value: object) -> tuple[Any, ...]:
+    """Raise unless something is a tuple that is not empty."""
+    if not isinstance(value, tuple) or not value:
+        raise ParameterError(f"{name} must be a tuple of at least one; got {value!r}.")
+    return value
+
+
+def _check_sizes(name: str, sizes: object) -> None:
+    for size in check_tuple(name, sizes):
+        check_count(name, size, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +186,17 @@ class TrainConfig:
         batch_size: Rows per step, and number of prior chains.
         learning_rate: Of generator, base prior and inference model.
         energy_learning_rate: Of the energies.
+        energy_loss: What teaches the energies of the second stage, see `EnergyLoss`.
         energy_penalty: Weight of E(positive)^2 + E(negative)^2.
+        spectral_limit: Largest singular value of the energies' weights; None leaves them free.
+        kl_warmup: Share of a variational phase in which the weight of the divergence rises from zero to one.
+        free_nats: Divergence that each layer has for free in variational phases.
         averaging: Decay per step of the averaged weights, which are what is sampled and evaluated.
         sample_steps: Steps of the prior sampler when images are drawn after training.
         checkpoint_every: Steps between checkpoints.
+        energy_limit: Mean energy, in nats, beyond which training counts as lost, as if it were not finite.
+        max_rollbacks: How often training that is lost goes back to its last checkpoint, or to the start, and on from
+            there with half of the learning rates, before it gives up.
         seed: Seeds everything.
         num_threads: Threads of PyTorch; small networks are fastest on one, and results depend on it in bits.
     """
@@ -132,26 +212,43 @@ class TrainConfig:
     batch_size: int = 100
     learning_rate: float = 1e-3
     energy_learning_rate: float = 1e-4
+    energy_loss: EnergyLoss = "contrastive"
     energy_penalty: float = 0.0
+    spectral_limit: float | None = None
+    kl_warmup: float = 0.0
+    free_nats: float = 0.0
     averaging: float = 0.999
     sample_steps: int = 200
     checkpoint_every: int = 500
+    energy_limit: float = 1e6
+    max_rollbacks: int = 5
     seed: int = 0
     num_threads: int = 1
 
     def __post_init__(self) -> None:
         check_choice("scheme", self.scheme, Scheme)
+        check_choice("energy loss", self.energy_loss, EnergyLoss)
         for name in ("num_steps", "batch_size", "sample_steps", "checkpoint_every", "num_threads"):
             check_count(name, getattr(self, name), 1)
         check_count("baseline_steps", self.baseline_steps, 0)
+        check_count("max_rollbacks", self.max_rollbacks, 0)
         check_seed(self.seed)
         check_positive("learning_rate", self.learning_rate)
         check_positive("energy_learning_rate", self.energy_learning_rate)
-        for name in ("first_stage", "averaging"):
+        check_positive("energy_limit", self.energy_limit)
+        if self.spectral_limit is not None:
+            check_positive("spectral_limit", self.spectral_limit)
+        for name in ("first_stage", "averaging", "kl_warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise ParameterError(f"{name} must lie in [0, 1); got {getattr(self, name)}.")
-        if not 0 <= self.energy_penalty < math.inf:
-            raise ParameterError(f"energy_penalty must be finite and not negative; got {self.energy_penalty}.")
+        for name in ("energy_penalty", "free_nats"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ParameterError(f"{name} must be finite and not negative; got {getattr(self, name)}.")
+        if self.energy_loss != "contrastive" and self.scheme not in ("two-stage", "gaussian"):
+            raise ParameterError(
+                f"{self.energy_loss} compares with draws of a base prior that stays fixed; {self.scheme} moves it. "
+                "Use the two-stage scheme, or the contrastive energy loss."
+            )
         if self.scheme == "joint-mle" and self.posterior.start == "encoder":
             raise ParameterError(
                 "joint-mle trains no inference model to start posterior chains from; start them with noise, "
@@ -184,7 +281,7 @@ def to_dict(config: Any) -> dict[str, Any]:
             value = kernel_to_dict(value)
         elif dataclasses.is_dataclass(value):
             value = to_dict(value)
-        plain[item.name] = list(value) if isinstance(value, tuple) else value
+        plain[item.name] = _plain(value)
     return plain
 
 
@@ -196,9 +293,7 @@ def from_dict(plain: Mapping[str, Any]) -> TrainConfig:
     """
     try:
         values = dict(plain)
-        values["model"] = _build(
-            ModelConfig, {k: tuple(v) if isinstance(v, list) else v for k, v in values["model"].items()}
-        )
+        values["model"] = _build(ModelConfig, {name: _frozen(value) for name, value in values["model"].items()})
         for name in ("prior", "posterior"):
             chain = dict(values[name])
             chain["kernel"] = kernel_from_dict(chain["kernel"])
@@ -207,6 +302,16 @@ def from_dict(plain: Mapping[str, Any]) -> TrainConfig:
     except (KeyError, TypeError, AttributeError) as error:
         raise ParameterError(f"this is no training configuration: {error}.") from error
     return config
+
+
+def _plain(value: Any) -> Any:
+    """Tuples, also inside of tuples, as lists."""
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value
+
+
+def _frozen(value: Any) -> Any:
+    """Lists, also inside of lists, as tuples."""
+    return tuple(_frozen(part) for part in value) if isinstance(value, list) else value
 
 
 def _build(kind: Any, values: Mapping[str, Any]) -> Any:

@@ -1,27 +1,31 @@
 """The main job: train a model and the Gaussian-prior model it is compared with, then measure and draw.
 
 A run folder holds everything: `config.json`, `checkpoint.pt`, `metrics.jsonl`, `baseline/`, `evaluation.json`
-and `pictures/`. Whatever is missing when a run is resumed is made; what is there is kept.
+and `pictures/`. Whatever is missing when a run is resumed is made; what is there is kept. `measure_run` adds
+`evaluation/`, a file for each part.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lamina.models import LatentEBM, Latents
-from lamina.samplers import run
+from lamina.samplers import ParameterError, UnknownNameError, run
 
 from . import pictures
 from .config import ChainConfig, TrainConfig, from_dict, to_dict
 from .data import ImageData, load
 from .errors import RunFolderError
-from .evaluate import Evaluation, evaluate
+from .evaluation import PARTS, Budget, Evaluation, Subject, evaluate, finite
 from .loop import (
     CHECKPOINT,
     METRICS,
@@ -37,6 +41,7 @@ from .sampling import draw_prior, images
 
 CONFIG = "config.json"
 EVALUATION = "evaluation.json"
+MEASURED = "evaluation"
 PICTURES = "pictures"
 BASELINE = "baseline"
 
@@ -76,6 +81,119 @@ def evaluate_run(folder: Path, *, data_root: Path | None, device: torch.device) 
         CheckpointError: As `resume`; likewise DataError.
     """
     return _evaluate(folder, _load_data(read_checkpoint(folder), data_root), device)
+
+
+def measure_run(
+    folder: Path,
+    parts: Sequence[str] = tuple(PARTS),
+    *,
+    budget: Budget | None = None,
+    outliers: Sequence[str] = (),
+    features: str | None = None,
+    again: bool = False,
+    data_root: Path | None = None,
+    device: torch.device | None = None,
+    show_progress: bool | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Measure a trained run part by part: each writes `evaluation/PART.json` and pictures when it is done.
+
+    A part that is there already is kept if it is of the same weights, settings and version. So an interrupted
+    evaluation goes on where it stopped when it is called again.
+
+    Args:
+        folder: Run folder.
+        parts: Keys of `PARTS`, in the order to go.
+        budget: How much is spent; None takes the default.
+        outliers: Names of data sets whose test images are outliers, for the part "outliers".
+        features: What samples are compared on, see `features_of`.
+        again: Measure parts anew that are there.
+        data_root: Folder with the files of data sets.
+        device: Where to compute; None takes the CPU.
+        show_progress: None shows bars where standard error is a terminal.
+
+    Returns:
+        The reports by part.
+
+    Raises:
+        CheckpointError: As `resume`; likewise DataError.
+        UnknownNameError: If there is no such part.
+        ParameterError: If outliers are of another shape than the run's images.
+    """
+    if unknown := [name for name in parts if name not in PARTS]:
+        raise UnknownNameError("part of the evaluation", unknown[0], PARTS)
+    states = _states(folder)
+    data = _load_data(states["model"], data_root)
+    device, budget = device or torch.device("cpu"), budget or Budget()
+    models = {name: averaged_model(state, data.image_shape, device) for name, state in states.items()}
+    weights = "".join(_checksum(place / CHECKPOINT) for place in (folder, folder / BASELINE))
+    cache = folder / MEASURED / "scores" / _digest(weights, asdict(budget), version("lamina"))
+    subject = Subject(
+        model=models["model"],
+        baseline=models.get("gaussian"),
+        config=from_dict(states["model"]["config"]),
+        data=data,
+        device=device,
+        step_size=trained_step_size(states["model"]),
+        outliers={name: _outliers(name, data, data_root) for name in outliers if "outliers" in parts},
+        features=features,
+        budget=budget,
+        cache=cache,
+        show_progress=show_progress,
+    )
+    reports = {}
+    with reporting_full_disks(folder), _threads(subject.config.num_threads):
+        for made in (folder / PICTURES, cache):
+            made.mkdir(parents=True, exist_ok=True)
+        for name in parts:
+            own = {"outliers": sorted(outliers), "generation": features}.get(name)
+            digest = _digest(name, weights, asdict(budget), version("lamina"), own)
+            reports[name] = _measured(folder, name, subject, digest, again)
+    return reports
+
+
+def _measured(folder: Path, name: str, subject: Subject, digest: str, again: bool) -> dict[str, Any]:
+    """The report of one part: the one that is there, if it fits, else made and written."""
+    path = folder / MEASURED / f"{name}.json"
+    if not again and (there := _read_report(path)).get("digest") == digest:
+        return there
+    part = PARTS[name](subject)
+    for file, draw in part.pictures.items():
+        draw(folder / PICTURES / file)
+    data = {"name": subject.config.data, "checksum": subject.data.checksum, "source": subject.data.source}
+    report: dict[str, Any] = finite({"part": name, "digest": digest, "data": data, **part.report})
+    aside = path.with_suffix(".part")
+    aside.write_text(json.dumps(report, indent=2) + "\n")
+    aside.replace(path)
+    return report
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    """A report that is there; nothing where it is missing or damaged."""
+    try:
+        report = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}
+
+
+def _outliers(name: str, data: ImageData, data_root: Path | None) -> torch.Tensor:
+    if name == data.name:
+        raise ParameterError(f"{name!r} is what the model was trained on; name other data sets as outliers.")
+    found = load(name, data_root=data_root)
+    if found.image_shape != data.image_shape:
+        raise ParameterError(
+            f"outliers must have the shape of the run's images, {data.image_shape}; those of {name!r} have "
+            f"{found.image_shape}."
+        )
+    return found.test
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
+
+def _digest(*settings: Any) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def sample_run(
@@ -147,9 +265,7 @@ def _finish(folder: Path, data: ImageData, device: torch.device, show_progress: 
 
 
 def _evaluate(folder: Path, data: ImageData, device: torch.device) -> Evaluation:
-    states = {"model": read_checkpoint(folder)}
-    if (folder / BASELINE / CHECKPOINT).exists():
-        states["gaussian"] = read_checkpoint(folder / BASELINE)
+    states = _states(folder)
     models = {name: averaged_model(state, data.image_shape, device) for name, state in states.items()}
     config = from_dict(states["model"]["config"])
     step_size = trained_step_size(states["model"])
@@ -164,6 +280,14 @@ def _evaluate(folder: Path, data: ImageData, device: torch.device) -> Evaluation
         energies = _energies_along_chains(models["model"], config, step_size, device)
         pictures.energy_traces(energies, folder / PICTURES / "energies.png")
     return result
+
+
+def _states(folder: Path) -> dict[str, dict[str, Any]]:
+    """The checkpoints of a run: of the model, and of the Gaussian-prior model where there is one."""
+    states = {"model": read_checkpoint(folder)}
+    if (folder / BASELINE / CHECKPOINT).exists():
+        states["gaussian"] = read_checkpoint(folder / BASELINE)
+    return states
 
 
 def _draw_pictures(folder: Path, data: ImageData, result: Evaluation) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lamina.models import LatentEBM
+from lamina.models import LatentEBM, clip_spectral_norms
 from lamina.samplers import ParameterError, StateError, progress, storage
 
 from .averages import Averages
@@ -27,6 +27,8 @@ CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
 _KIND = "lamina training"
 _LOG_EVERY = 20
+_ATTEMPTS = 2
+"""From one checkpoint, before training starts anew."""
 _ENTRIES = (
     "config",
     "data_checksum",
@@ -39,6 +41,8 @@ _ENTRIES = (
     "averages",
     "generator",
     "stream",
+    "rollbacks",
+    "attempts",
     "phase_index",
     "phase",
 )
@@ -51,6 +55,11 @@ class Training:
     order of the data, and generators. So a resumed run equals an uninterrupted one bit for bit, on the same
     machine, thread count and versions.
 
+    Training that is lost (figures or weights that are not finite, energies beyond a limit) goes back to its last
+    checkpoint, which was written after the same checks, and on from there with half of the learning rates: the same
+    steps at the same rates would be lost again. A checkpoint may be finite and beyond help all the same; where several
+    attempts from it were lost, training starts anew, at the rates it has come down to.
+
     Args:
         config: The run.
         data: Training data on the CPU; it is moved to the device.
@@ -62,6 +71,8 @@ class Training:
         self._source = data
         self._data = data.train.to(device)
         self.model = build_model(config.model, data.image_shape, seed=config.seed).to(device)
+        if config.spectral_limit is not None:  # from the start, so that averages keep the limit too
+            clip_spectral_norms(self.model.prior.energies, config.spectral_limit)
         self.averages = Averages(self.model, config.averaging)
         generator = torch.Generator(device).manual_seed(config.seed)
         self._stream = BatchStream(len(data.train), config.batch_size, torch.Generator().manual_seed(config.seed))
@@ -69,21 +80,36 @@ class Training:
         self._phases = plan(config)
         self.done = 0
         self.seconds = 0.0
+        self.rollbacks = 0
+        self._attempts = 0  # from the last checkpoint, that were lost
         self._phase_index = -1
         self._phase: Phase | None = None
 
     def run(self, folder: Path, *, label: str, show_progress: bool | None = None) -> None:
         """Train to the end, from wherever this stands; checkpoints and figures go to the folder.
 
+        The folder holds a checkpoint already, see `save`: it is the first that training can go back to.
+
         Raises:
-            TrainingError: If the loss is no longer finite; the last checkpoint is from before.
+            TrainingError: If it is lost once more than it may go back; the last checkpoint is from before.
             RunFolderError: If a file cannot be written; the last checkpoint survives.
         """
         metrics = folder / METRICS
         started = time.perf_counter() - self.seconds
-        total = self.config.num_steps
-        with reporting_full_disks(folder), progress(total - self.done, label, enabled=show_progress) as bar:
+        with reporting_full_disks(folder):
             _keep_until(metrics, self.done)
+            while self.done < self.config.num_steps:
+                try:
+                    self._run_to_end(folder, metrics, started, label, show_progress)
+                except TrainingError:
+                    if self.rollbacks == self.config.max_rollbacks:
+                        raise
+                    self._roll_back(folder, metrics)
+
+    def _run_to_end(self, folder: Path, metrics: Path, started: float, label: str, show_progress: bool | None) -> None:
+        """Step after step, with figures and checkpoints in between."""
+        total = self.config.num_steps
+        with progress(total - self.done, label, enabled=show_progress) as bar:
             while self.done < total:
                 figures = self.step()
                 is_checkpoint = self.done % self.config.checkpoint_every == 0 or self.done == total
@@ -94,13 +120,26 @@ class Training:
                 bar.advance(shown)
                 if is_checkpoint:
                     self._check_weights()
+                    self._attempts = 0
                     self.save(folder)
+
+    def _roll_back(self, folder: Path, metrics: Path) -> None:
+        """To the last checkpoint, or to the start; saved, so that a resumed run is as cautious."""
+        rollbacks, attempts, seconds = self.rollbacks + 1, self._attempts + 1, self.seconds
+        if attempts <= _ATTEMPTS:
+            self.load_state_dict(read_checkpoint(folder))
+        else:
+            self.load_state_dict(Training(self.config, self._source, self._data.device).state_dict())
+            attempts = 0
+        self.rollbacks, self._attempts, self.seconds = rollbacks, attempts, seconds
+        _keep_until(metrics, self.done)
+        self.save(folder)
 
     def step(self) -> dict[str, torch.Tensor]:
         """One gradient step, in whichever phase it falls."""
         phase, done_in_phase = self._current_phase()
         rows = self._stream.next().to(self._data.device)
-        figures = phase.step(self._data[rows], rows, done_in_phase)
+        figures = phase.step(self._data[rows], rows, done_in_phase, rate_factor=0.5**self.rollbacks)
         self.averages.update(self.model)
         self.done += 1
         if self._phase_ends():
@@ -121,6 +160,8 @@ class Training:
             "num_levels": self._source.num_levels,
             "done": self.done,
             "seconds": self.seconds,
+            "rollbacks": self.rollbacks,
+            "attempts": self._attempts,
             "model": self.model.state_dict(),
             "averages": self.averages.state_dict(),
             "generator": self._bench.generator.get_state(),
@@ -145,6 +186,8 @@ class Training:
             self.model.load_state_dict(state["model"])
             self.averages.load_state_dict(state["averages"])
             self.done, self.seconds = state["done"], state["seconds"]
+            self.rollbacks, self._attempts = state["rollbacks"], state["attempts"]
+            self._phase_index, self._phase = -1, None
             if state["phase"] is not None:
                 self._enter(state["phase_index"])
                 assert self._phase is not None
@@ -173,21 +216,32 @@ class Training:
 
     def _log(self, metrics: Path, figures: dict[str, torch.Tensor]) -> dict[str, str]:
         values = {name: float(value) for name, value in figures.items()}
-        self._refuse([name for name, value in values.items() if not math.isfinite(value)])
-        record = {"step": self.done, "phase": self._phase_index, **values, "seconds": round(self.seconds, 3)}
+        self._refuse([name for name, value in values.items() if not math.isfinite(value)], "not finite")
+        limit = self.config.energy_limit
+        far = [name for name in ("energy_positive", "energy_negative") if abs(values.get(name, 0.0)) > limit]
+        self._refuse(far, f"beyond {limit:g} nats")
+        record = {
+            "step": self.done,
+            "phase": self._phase_index,
+            **values,
+            "rollbacks": self.rollbacks,
+            "seconds": round(self.seconds, 3),
+        }
         with metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
         return _shown(values, self.done / max(self.seconds, 1e-9))
 
     def _check_weights(self) -> None:
         """A finite loss may have a gradient that is not; a checkpoint of such weights would be beyond help."""
-        self._refuse([name for name, weight in self.model.named_parameters() if not weight.isfinite().all()])
+        names = [name for name, weight in self.model.named_parameters() if not weight.isfinite().all()]
+        self._refuse(names, "not finite")
 
-    def _refuse(self, names: Sequence[str]) -> None:
+    def _refuse(self, names: Sequence[str], why: str) -> None:
         if names:
             raise TrainingError(
-                f"step {self.done}: {', '.join(names)} is not finite. The last checkpoint is from before. Try a "
-                "smaller learning rate, a larger energy penalty, or Metropolis-adjusted chains."
+                f"step {self.done}: {', '.join(names)} is {why}, after {self.rollbacks} of {self.config.max_rollbacks} "
+                "rollbacks. The last checkpoint is from before. Try a smaller learning rate, a larger energy penalty, "
+                "or Metropolis-adjusted chains."
             )
 
 

@@ -1,21 +1,27 @@
-"""Pictures of a run: sample grids, reconstructions, energies along chains, training curves."""
+"""Pictures of a run: sample grids, labelled rows, reconstructions, energies, latents, scores, training curves."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lamina.samplers import MissingExtraError
+from lamina.models import Latents
+from lamina.samplers.diagnostics.figures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TITLES = {"ebm": "EBM prior", "base": "its Gaussian base prior", "gaussian": "Gaussian-prior model", "data": "data"}
+
+_figure = functools.partial(new_figure, dpi=120, extra="train", purpose="drawing pictures")
 
 
 def sample_grid(sets: Mapping[str, Tensor], path: Path, *, columns: int = 8) -> None:
@@ -32,6 +38,44 @@ def reconstructions(x: Tensor, mean: Tensor, path: Path) -> None:
     figure = _figure(6.4, 2.2)
     (axes,) = _axes(figure, 1, 1)
     _show(axes, _tiled(torch.cat(rows), 16), "data above, reconstructions below")
+    figure.savefig(path, format="png")
+
+
+def labelled_rows(rows: Mapping[str, Tensor], path: Path) -> None:
+    """Draw rows of images (N, channels, H, W) in [-1, 1], one below the other, each with its name."""
+    figure = _figure(7.0, 0.3 + 0.75 * len(rows))
+    for axes, (name, drawn) in zip(_axes(figure, len(rows), 1), rows.items(), strict=True):
+        _show(axes, _tiled(drawn, len(drawn)), "")
+        axes.text(-0.01, 0.5, name, transform=axes.transAxes, ha="right", va="center", fontsize=8)
+    figure.savefig(path, format="png")
+
+
+def latent_clouds(sets: Mapping[str, Latents], path: Path) -> None:
+    """Draw each layer of latents on the two main directions of the first set, a panel for each layer and set."""
+    first = next(iter(sets.values()))
+    figure = _figure(2.2 * len(sets), 2.4 * len(first))
+    panels = iter(_axes(figure, len(first), len(sets)))
+    for layer, reference in enumerate(first):
+        centre, plane = _plane(reference)
+        reach = 1.3 * float(((reference.flatten(1) - centre) @ plane).abs().max())
+        for name, z in sets.items():
+            axes = next(panels)
+            across, up = ((z[layer].flatten(1) - centre) @ plane).T.cpu()
+            axes.scatter(across, up, s=2, alpha=0.3, linewidths=0)
+            axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=(), yticks=())
+            axes.set_title(f"{name}, $z_{layer + 1}$", fontsize=8)
+    figure.savefig(path, format="png")
+
+
+def histograms(sets: Mapping[str, npt.NDArray[np.float64]], label: str, path: Path) -> None:
+    """Draw the distribution of a number in several sets over each other."""
+    figure = _figure(5.0, 3.2)
+    (axes,) = _axes(figure, 1, 1)
+    edges = np.histogram_bin_edges(np.concatenate(list(sets.values())), 60).tolist()
+    for name, values in sets.items():
+        axes.hist(values, edges, density=True, alpha=0.5, label=name)
+    axes.set_xlabel(label)
+    axes.legend(frameon=False)
     figure.savefig(path, format="png")
 
 
@@ -62,15 +106,12 @@ def training_curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure.savefig(path, format="png")
 
 
-def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "train", "drawing pictures") from error
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+def _plane(part: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and two main directions of rows, (D,) and (D, 2); the second is zero where D = 1."""
+    rows = part.flatten(1)
+    centre = rows.mean(0)
+    directions = torch.linalg.svd(rows - centre, full_matrices=False)[2][:2]
+    return centre, torch.nn.functional.pad(directions, (0, 0, 0, 2 - len(directions))).T
 
 
 def _axes(figure: Figure, rows: int, columns: int) -> list[Axes]:

@@ -21,22 +21,29 @@ from torch.distributions import MultivariateNormal
 
 from lamina.models import (
     BottomUpInference,
+    Energies,
     GaussianHierarchy,
     GaussianLikelihood,
     JointEBMPrior,
+    JointEnergy,
+    LadderInference,
     LatentEBM,
     Latents,
     LayerEnergies,
     LinearGaussian,
     MLPGenerator,
+    NormalizedEnergies,
     QuadraticEnergy,
     Space,
     base_negative_phase,
     contrastive_loss,
     energy_loss,
     negative_elbo,
+    noise_contrastive_loss,
+    normalizer_loss,
     reconstruction_loss,
     seeded_init,
+    self_normalizing_loss,
 )
 from lamina.samplers import HMC, ParameterError, sample
 
@@ -51,22 +58,36 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def make_model(inference: bool = False) -> LatentEBM:
+def make_model(inference: bool = False, form: str = "layers") -> LatentEBM:
     """Every parameter away from its special values; one curvature negative, which the base makes up for."""
     with seeded_init(0):
         base = GaussianHierarchy((D2,), [LinearGaussian(D2, (D1,))])
-        energies = LayerEnergies([QuadraticEnergy((D1,)), QuadraticEnergy((D2,))])
+        energies: Energies = LayerEnergies([QuadraticEnergy((D1,)), QuadraticEnergy((D2,))])
+        curvatures = [[0.8, -0.3], [0.5, 1.2]]
+        if form == "concatenation":
+            energies, curvatures = JointEnergy(QuadraticEnergy((D1 + D2,))), [[0.8, -0.3, 0.5, 1.2]]
+        if form == "normalised":
+            energies = NormalizedEnergies(energies)
         generator = MLPGenerator((D1,), IMAGE, [], squash=False)
         q = BottomUpInference(LinearGaussian(math.prod(IMAGE), (D1,)), [LinearGaussian(D1, (D2,))])
-        model = LatentEBM(JointEBMPrior(base, energies), GaussianLikelihood(generator, SIGMA), q if inference else None)
+        likelihood = GaussianLikelihood(generator, SIGMA, learns_sigma=form == "learnt sigma")
+        model = LatentEBM(JointEBMPrior(base, energies), likelihood, q if inference else None)
     model.double()
     weights = seeded(6)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5, generator=weights)
-    curvatures = [[0.8, -0.3], [0.5, 1.2]]
-    for network, curvature in zip(energies.networks, curvatures, strict=True):
+    for network, curvature in zip(networks(model), curvatures, strict=True):
         network.curvature.data = torch.tensor(curvature, dtype=torch.float64)
     return model
+
+
+FORMS = pytest.mark.parametrize("form", ["layers", "concatenation", "normalised", "learnt sigma"])
+
+
+def networks(model: LatentEBM) -> torch.nn.ModuleList:
+    """The quadratic energies."""
+    energies = model.prior.energies
+    return (energies.energies if isinstance(energies, NormalizedEnergies) else energies).networks
 
 
 def data() -> Tensor:
@@ -105,8 +126,7 @@ def base_law(model: LatentEBM) -> MultivariateNormal:
 
 def energy_terms(model: LatentEBM) -> tuple[Tensor, Tensor]:
     """A and b of sum_i E_i(z_i) = z^T A z / 2 - b^T z."""
-    networks = model.prior.energies.networks
-    return torch.diag(torch.cat([n.curvature for n in networks])), torch.cat([n.tilt for n in networks])
+    return torch.diag(torch.cat([n.curvature for n in networks(model)])), torch.cat([n.tilt for n in networks(model)])
 
 
 def prior_law(model: LatentEBM) -> MultivariateNormal:
@@ -128,7 +148,7 @@ def log_normalizer(model: LatentEBM) -> Tensor:
 def marginal(model: LatentEBM) -> MultivariateNormal:
     """p(x), flat images: x = G z + d + sigma noise with z from the prior."""
     prior, (matrix, offset) = prior_law(model), decoder(model)
-    noise = SIGMA**2 * torch.eye(len(offset), dtype=torch.float64)
+    noise = model.likelihood.sigma**2 * torch.eye(len(offset), dtype=torch.float64)
     return MultivariateNormal(matrix @ prior.mean + offset, matrix @ prior.covariance_matrix @ matrix.T + noise)
 
 
@@ -173,12 +193,14 @@ def scipy_log_density(law: MultivariateNormal, z: Tensor) -> Tensor:
     return torch.tensor([stats.multivariate_normal(mean, cov).logpdf(row) for row, mean, cov in rows])
 
 
+@FORMS
 @torch.no_grad()
-def test_prior_energy_is_the_closed_form() -> None:
+def test_prior_energy_is_the_closed_form(form: str) -> None:
     """-E_z(z) = log N(z; mean, cov) + log Z at every z: the mean, the covariance and log Z at once."""
-    model = make_model()
+    model = make_model(form=form)
+    constant = model.prior.energies.log_normalizer if form == "normalised" else 0
     z = torch.randn(30, D1 + D2, generator=seeded(1), dtype=torch.float64)
-    expected = scipy_log_density(prior_law(model), z) + log_normalizer(model)
+    expected = scipy_log_density(prior_law(model), z) + log_normalizer(model) - constant
     torch.testing.assert_close(-model.prior.energy_z(latents(z)), expected, rtol=1e-10, atol=1e-10)
 
 
@@ -218,15 +240,17 @@ def assert_gradients(ours: dict[str, Tensor], exact: dict[str, Tensor]) -> None:
         torch.testing.assert_close(ours[name], gradient, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_maximum_likelihood_gradients() -> None:
+@FORMS
+def test_maximum_likelihood_gradients(form: str) -> None:
     """alpha, beta>0 and beta0: the two losses have the gradient of -log p(x), log Z included."""
-    model, x = make_model(), data()
+    model, x = make_model(form=form), data()
     positive, negative = balanced(posterior_law(model, x)), balanced(prior_law(model))
     rows = x.repeat_interleave(len(positive) // NUM_DATA, 0)
     loss = contrastive_loss(model.prior, latents(positive), latents(negative))
     loss = loss + reconstruction_loss(model, rows, latents(positive))
     exact = gradients(model, minus_log_likelihood(model, x))
-    assert all(gradient.abs().min() > 0.01 for gradient in exact.values()), "every entry has something to get wrong"
+    moving = [gradient for name, gradient in exact.items() if not name.endswith("log_normalizer")]
+    assert all(gradient.abs().min() > 0.01 for gradient in moving), "every entry has something to get wrong"
     assert_gradients(gradients(model, loss), exact)
 
 
@@ -340,6 +364,7 @@ def test_terms_of_the_bound() -> None:
     """Per datum, they add up to the loss, and their means are the closed forms."""
     model, x = make_model(inference=True), data()[:1]
     loss, z, terms = negative_elbo(model, x.expand(20_000, *IMAGE), generator=seeded())
+    torch.testing.assert_close(terms.pop("kl_per_layer").sum(1), terms["kl"], rtol=1e-12, atol=1e-12)
     values = torch.stack(list(terms.values()), dim=1)
     torch.testing.assert_close(values.sum(1).mean(), loss.detach(), rtol=1e-12, atol=0)
     assert not any(tensor.requires_grad for tensor in (*z, *terms.values()))
@@ -380,3 +405,148 @@ def test_bound_without_energies_is_that_of_zero_energies() -> None:
 def test_bound_needs_an_inference_model() -> None:
     with pytest.raises(ParameterError, match=r"needs q\(z\|x\)"):
         negative_elbo(make_model(), data(), generator=seeded())
+
+
+# --- Losses that know the level of energies ----------------------------------------------------------------------
+
+
+def draws(law: MultivariateNormal, seed: int, num: int = 40_000) -> Tensor:
+    noise = torch.randn(num, len(law.mean), generator=seeded(seed), dtype=torch.float64)
+    return (law.mean + noise @ law.scale_tril.mT).detach()
+
+
+def make_normalised() -> LatentEBM:
+    """With b = log Z, and curvatures for which exp(-E) has finite variance under the base."""
+    model = make_model(form="normalised")
+    for network in networks(model):
+        network.curvature.data.abs_()
+    model.prior.energies.log_normalizer.data.copy_(log_normalizer(model))
+    return model
+
+
+@pytest.mark.parametrize("loss", [noise_contrastive_loss, self_normalizing_loss])
+def test_losses_against_the_base_stand_still_at_the_truth(loss: Callable[..., Tensor]) -> None:
+    """With positives of the prior's own law and b = log Z, every entry of the gradient is zero; without, b's is not."""
+    model = make_normalised()
+    positive, noise = draws(prior_law(model), 1), draws(base_law(model), 2)
+
+    def block_losses() -> list[Tensor]:
+        pairs = zip(positive.chunk(NUM_BLOCKS), noise.chunk(NUM_BLOCKS), strict=True)
+        return [loss(model.prior, latents(ours), latents(theirs)) for ours, theirs in pairs]
+
+    blocks = block_gradients(model, block_losses())
+    assert blocks.abs().max() > 0.01
+    assert_within_standard_error(blocks, torch.zeros(blocks.shape[1], dtype=torch.float64))
+    for change in (0.3, -0.3):
+        model.prior.energies.log_normalizer.data.copy_(log_normalizer(model) + change)
+        gradient = gradients(model, torch.stack(block_losses()).mean())["prior.energies.log_normalizer"]
+        assert gradient * change > 0.01, "it pulls back towards log Z"
+
+
+def test_self_normalizing_loss_bounds_the_cross_entropy() -> None:
+    """mean E + E_base[exp(-E)] - 1 is mean E + log Z where b = log Z, and more elsewhere."""
+    model = make_normalised()
+    positive, noise = latents(draws(prior_law(model), 1)), draws(base_law(model), 2)
+    exact = (networks(model)[0](positive[0]) + networks(model)[1](positive[1])).mean() + log_normalizer(model)
+    blocks = [self_normalizing_loss(model.prior, positive, latents(block)) for block in noise.chunk(NUM_BLOCKS)]
+    assert_within_standard_error(torch.stack(blocks).detach().unsqueeze(1), exact.detach().unsqueeze(0))
+    for change in (0.5, -0.5):
+        model.prior.energies.log_normalizer.data.copy_(log_normalizer(model) + change)
+        assert self_normalizing_loss(model.prior, positive, latents(noise)) > exact + 0.05  # e^t - 1 - t > 0.1
+
+
+def test_normalizer_loss_is_for_the_normaliser_alone() -> None:
+    """Its expectation is b + Z exp(-b) - 1, and the gradient for b goes with it; nothing else gets one."""
+    model = make_normalised()
+    log_z = log_normalizer(model).detach()
+    noise = draws(base_law(model), 2)
+    for change in (0.0, 0.5):
+        model.prior.energies.log_normalizer.data.copy_(log_z + change)
+        losses = [normalizer_loss(model.prior, latents(block)) for block in noise.chunk(NUM_BLOCKS)]
+        expected = log_z + change + math.exp(-change) - 1
+        assert_within_standard_error(torch.stack(losses).detach().unsqueeze(1), expected.unsqueeze(0))
+        all_gradients = [gradients(model, loss) for loss in losses]
+        own = torch.stack([gradient.pop("prior.energies.log_normalizer") for gradient in all_gradients]).unsqueeze(1)
+        assert_within_standard_error(own, own.new_tensor([1 - math.exp(-change)]))
+        assert not any(part.any() for gradient in all_gradients for part in gradient.values())
+    with pytest.raises(ParameterError, match="NormalizedEnergies"):
+        normalizer_loss(make_model().prior, latents(noise))
+
+
+# --- A bound below which there is nothing: warm-up and free nats -------------------------------------------------
+
+
+@pytest.mark.parametrize(("weight", "free"), [(0.25, 0.0), (1.0, 0.4), (0.5, 1e6)])
+def test_weighted_bound_from_its_terms(weight: float, free: float) -> None:
+    model, x = make_model(inference=True), data()
+    loss, _, terms = negative_elbo(model, x, generator=seeded(), kl_weight=weight, free_nats=free)
+    layers = [max(free, float(kl)) for kl in terms["kl_per_layer"].mean(0)] if free else [float(terms["kl"].mean())]
+    expected = terms["reconstruction"].mean() + weight * (sum(layers) + terms["energy"].mean())
+    torch.testing.assert_close(loss.detach(), expected, rtol=1e-12, atol=0)
+    if free == 1e6:
+        base = [gradient for name, gradient in gradients(model, loss).items() if "base" in name]
+        assert not any(gradient.any() for gradient in base), "nothing to gain from layers that are free"
+
+
+# --- Ladder inference --------------------------------------------------------------------------------------------
+
+
+def ladder_model() -> LatentEBM:
+    """Three layers of one entry each, zero energies, and evidence by its closed form: q(z|x) is the posterior."""
+    with seeded_init(1):
+        base = GaussianHierarchy((1,), [LinearGaussian(1, (1,)) for _ in range(2)])
+        generator = MLPGenerator((1,), IMAGE, [], squash=False)
+        evidence = [LinearGaussian(math.prod(IMAGE), (1,)) for _ in range(3)]
+        ups = [torch.nn.Flatten(), torch.nn.Identity(), torch.nn.Identity()]
+        q = LadderInference(base, ups, evidence)
+        energies = LayerEnergies(QuadraticEnergy((1,)) for _ in range(3))
+        model = LatentEBM(JointEBMPrior(base, energies), GaussianLikelihood(generator, SIGMA), q).double()
+    for conditional in base.conditionals:
+        conditional.log_scale.data.fill_(-0.4)
+    linear = generator.net[0]
+    weight, offset = linear.weight.detach(), linear.bias.detach()
+    noise = SIGMA**2 * torch.eye(len(offset), dtype=torch.float64)
+    for layer, net in enumerate(evidence):  # x | z_i ~ N(weight z_i + offset, noise)
+        information = torch.linalg.solve(noise, weight)
+        precision = weight.T @ information
+        net.linear.weight.data = torch.linalg.solve(precision, information.T)
+        net.linear.bias.data = -net.linear.weight.data @ offset
+        net.log_scale.data = -0.5 * precision.log().squeeze(0)
+        if layer < 2:
+            matrix, bias, scale = (part.detach() for part in affine(base.conditionals[layer]))
+            noise = noise + weight @ torch.diag(scale**2) @ weight.T
+            weight, offset = weight @ matrix, weight @ bias + offset
+    return model
+
+
+def ladder_evidence(model: LatentEBM, x: Tensor) -> Tensor:
+    """log p(x) of `ladder_model`."""
+    law = torch.zeros(1, dtype=torch.float64), torch.eye(1, dtype=torch.float64)
+    for conditional in reversed(model.prior.base.conditionals):
+        matrix, bias, scale = affine(conditional)
+        law = matrix @ law[0] + bias, matrix @ law[1] @ matrix.T + torch.diag(scale**2)
+    linear = model._likelihood.generator.net[0]
+    covariance = linear.weight @ law[1] @ linear.weight.T + SIGMA**2 * torch.eye(len(linear.bias), dtype=torch.float64)
+    return MultivariateNormal(linear.weight @ law[0] + linear.bias, covariance).log_prob(x.flatten(1))
+
+
+@torch.no_grad()
+def test_ladder_inference_holds_the_true_posterior() -> None:
+    """log q(z|x) = log p(x, z) - log p(x) at every z; so a single draw gives the evidence without error."""
+    model, x = ladder_model(), data()
+    exact = ladder_evidence(model, x)
+    z = tuple(torch.randn(NUM_DATA, 1, generator=seeded(layer), dtype=torch.float64) for layer in range(3))
+    posterior = model.likelihood.log_prob(x, z) + model.prior.base.log_prob(z) - exact
+    torch.testing.assert_close(model.inference.log_prob(z, x), posterior, rtol=1e-10, atol=1e-10)
+    for seed in range(3):
+        loss = negative_elbo(model, x, generator=seeded(seed))[0]
+        torch.testing.assert_close(loss, -exact.mean(), rtol=1e-10, atol=1e-10)
+
+
+@torch.no_grad()
+def test_control_the_ladder_needs_the_prior() -> None:
+    """The evidence alone, without the way down, is far from the posterior: the weighting is what makes it exact."""
+    model, x = ladder_model(), data()
+    z = tuple(torch.randn(NUM_DATA, 1, generator=seeded(layer), dtype=torch.float64) for layer in range(3))
+    alone = [net(x.flatten(1)).log_prob(part) for net, part in zip(model.inference.evidence, z, strict=True)]
+    assert (torch.stack(alone).sum(0) - model.inference.log_prob(z, x)).abs().max() > 0.05

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,19 @@ from typing import Any
 import pytest
 import torch
 
+from lamina.models import (
+    BottomUpInference,
+    GaussianHierarchy,
+    GaussianLikelihood,
+    JointEBMPrior,
+    LatentEBM,
+    Latents,
+    LayerEnergies,
+    LinearGaussian,
+    MLPEnergy,
+    MLPGenerator,
+    seeded_init,
+)
 from lamina.samplers import HMC
 from lamina.trainers import ChainConfig, ImageData, ModelConfig, TrainConfig, cli
 
@@ -83,11 +98,13 @@ def assert_same() -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def quick_evaluation() -> Iterator[None]:
     """Evaluate with fewer images and one forest."""
-    evaluate = importlib.import_module("lamina.trainers.evaluate")  # the package has a function of that name
+    comparison = importlib.import_module("lamina.trainers.evaluation.comparison")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "NUM_SAMPLES", 200)
-        patch.setattr(evaluate, "MAX_HELD_OUT", 150)
-        patch.setattr(evaluate, "two_sample_accuracy", partial(evaluate.two_sample_accuracy, repeats=1))
+        patch.setattr(comparison, "NUM_SAMPLES", 200)
+        patch.setattr(comparison, "MAX_HELD_OUT", 150)
+        for name in ("comparison", "generation", "latents"):
+            module = importlib.import_module(f"lamina.trainers.evaluation.{name}")
+            patch.setattr(module, "two_sample_accuracy", partial(module.two_sample_accuracy, repeats=1))
         yield
 
 
@@ -103,3 +120,47 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory, quick_evaluation: None)
     folder = tmp_path_factory.mktemp("runs") / "digits"
     assert cli.main(["train", "digits", "--out", str(folder), *SHORT]) == 0
     return folder
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Two layers of one number each under two pixels: small enough to integrate.
+
+    Attributes:
+        model: In double precision, with an inference model that is far from exact.
+        z: Latents on a grid, (G, 1) each.
+        area: Of a cell of the grid.
+    """
+
+    model: LatentEBM
+    z: Latents
+    area: float
+
+    def log_normalizer(self) -> float:
+        """log Z by quadrature."""
+        return float(torch.logsumexp(-self.model.prior.energy_z(self.z), 0)) + math.log(self.area)
+
+    def log_evidence(self, x: torch.Tensor) -> torch.Tensor:
+        """log p~(x) of every row by quadrature: log p(x) + log Z."""
+        rows = [torch.logsumexp(-self.model.posterior_energy("z")(self.z, self._repeated(row)), 0) for row in x]
+        return torch.stack(rows) + math.log(self.area)
+
+    def _repeated(self, row: torch.Tensor) -> torch.Tensor:
+        return row.expand(len(self.z[0]), *row.shape)
+
+
+@pytest.fixture(scope="session")
+def toy() -> Toy:
+    """Energies by small MLPs, away from zero."""
+    with seeded_init(4):
+        base = GaussianHierarchy((1,), [LinearGaussian(1, (1,))])
+        energies = LayerEnergies([MLPEnergy((1,), [8], start_at_zero=False) for _ in range(2)])
+        likelihood = GaussianLikelihood(MLPGenerator((1,), (1, 1, 2), [], squash=False), 0.7)
+        inference = BottomUpInference(LinearGaussian(2, (1,)), [LinearGaussian(1, (1,))])
+        model = LatentEBM(JointEBMPrior(base, energies), likelihood, inference).double().requires_grad_(False)
+    for network in energies.networks:
+        for weight in network.parameters():
+            weight.mul_(2)
+    axis = torch.linspace(-7, 7, 281, dtype=torch.float64)
+    z1, z2 = torch.meshgrid(axis, axis, indexing="ij")
+    return Toy(model, (z1.reshape(-1, 1), z2.reshape(-1, 1)), float(axis[1] - axis[0]) ** 2)

@@ -15,10 +15,11 @@ from matplotlib import image as matplotlib_image
 from lamina.samplers import MALA
 from lamina.trainers import DataError, cli, data, idx, job, load, pictures, preset, read_checkpoint, sample_run
 from lamina.trainers.config import from_dict
+from lamina.trainers.evaluation.features import train_features
 from lamina.trainers.loop import read_metrics
 
 CPU = torch.device("cpu")
-COMMANDS = ("train", "resume", "sample", "evaluate")
+COMMANDS = ("train", "resume", "sample", "evaluate", "features")
 IMAGE_MEASURES = ("kernel_distance", "frechet_distance", "two_sample_accuracy")
 LATENT_MEASURES = ("latent_kernel_distance", "latent_accuracy")
 
@@ -133,10 +134,10 @@ def test_a_run_without_a_baseline(tmp_path: Path, quick_evaluation: None, capsys
 
 
 def test_evaluate_and_resume_reproduce_the_report(run_folder: Path, digits_run: Path) -> None:
-    for command in ("evaluate", "resume"):
+    for command in (["evaluate", "--parts", "comparison", "--again"], ["resume"]):
         (run_folder / job.EVALUATION).unlink()
         shutil.rmtree(run_folder / job.PICTURES)
-        assert cli.main([command, str(run_folder)]) == 0
+        assert cli.main([*command, str(run_folder)]) == 0
         assert report_of(run_folder) == report_of(digits_run)
         assert is_picture(run_folder / job.PICTURES / "samples.png")
     assert read_metrics(run_folder / "metrics.jsonl") == read_metrics(digits_run / "metrics.jsonl")
@@ -148,7 +149,7 @@ def test_an_unfinished_run_can_be_measured(run_folder: Path) -> None:
     metrics.write_text(metrics.read_text() + '{"step": 121, "pha')
     shutil.rmtree(run_folder / job.BASELINE)
     (run_folder / job.PICTURES / "training.png").unlink()
-    assert cli.main(["evaluate", str(run_folder)]) == 0
+    assert cli.main(["evaluate", str(run_folder), "--parts", "comparison"]) == 0
     assert report_of(run_folder)["seconds"].keys() == {"model"}
     assert is_picture(run_folder / job.PICTURES / "training.png")
 
@@ -231,6 +232,11 @@ def test_every_image_drawn_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (("train", "digits", "--out", "RUN"), "not empty. Continue it with `lamina resume"),
         (("resume", "NEW"), "holds no checkpoint.pt"),
         (("evaluate", "NEW"), "holds no checkpoint.pt"),
+        (("evaluate", "RUN", "--parts", "likelyhood"), "Did you mean 'likelihood'"),
+        (("evaluate", "RUN", "--parts", "prior", "--num-rows", "3"), "num_rows"),
+        (("evaluate", "RUN", "--parts", "outliers", "--outliers", "digits"), "trained on"),
+        (("evaluate", "RUN", "--parts", "generation", "--features", "no_such_module:it"), "names no features"),
+        (("features", "digits", "--out", "NEW"), "12 pixels"),
         (("sample", "NEW"), "holds no checkpoint.pt"),
         (("sample", "RUN", "--sampler", "hcm"), "Did you mean 'hmc'"),
         (("sample", "RUN", "--step-size", "-1"), "step_size must be positive"),
@@ -351,7 +357,8 @@ def test_mnist_with_every_prior_sampler(
         mnist = load("mnist")
     except DataError as error:
         pytest.skip(f"the files of MNIST are not on this machine: {error}")
-    monkeypatch.setattr("lamina.trainers.features._MAX_ROWS", 1500)
+    monkeypatch.setattr("lamina.trainers.evaluation.features._MAX_ROWS", 1500)
+    monkeypatch.setattr("lamina.trainers.evaluation.comparison.features_of", train_features)  # a LeNet takes a minute
     monkeypatch.setattr(cli, "preset", lambda *names: replace(preset(*names), sample_steps=10, num_threads=1))
     folder = tmp_path / "mnist"
     flags = ["--prior-sampler", sampler, "--max-steps", "20", "--baseline-steps", "2"]

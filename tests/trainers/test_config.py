@@ -43,12 +43,21 @@ def chain_configs(starts: tuple[str, ...]) -> st.SearchStrategy[ChainConfig]:
 
 models = st.builds(
     ModelConfig,
-    latents=sizes,
+    latents=st.lists(st.one_of(st.integers(1, 64), st.tuples(*[st.integers(1, 8)] * 3)), min_size=1).map(tuple),
     hidden=sizes,
     energy_hidden=sizes,
-    images=st.sampled_from(["mlp", "conv"]),
-    likelihood=st.sampled_from(["gaussian", "bernoulli"]),
+    width=st.integers(1, 64),
+    smooth=st.booleans(),
+    base=st.sampled_from(["conditional", "independent"]),
+    energies=st.sampled_from(["layers", "concatenation"]),
+    learns_normalizer=st.booleans(),
+    images=st.sampled_from(["mlp", "conv", "ladder"]),
+    inference=st.sampled_from(["bottom-up", "ladder"]),
+    likelihood=st.sampled_from(["gaussian", "bernoulli", "logistic-mixture"]),
     sigma=positive,
+    learns_sigma=st.booleans(),
+    components=st.integers(1, 20),
+    levels=st.integers(2, 256),
 )
 configs = st.builds(
     TrainConfig,
@@ -64,6 +73,11 @@ configs = st.builds(
     learning_rate=positive,
     energy_learning_rate=positive,
     energy_penalty=st.floats(0, 1e3),
+    spectral_limit=st.one_of(st.none(), positive),
+    kl_warmup=share,
+    free_nats=st.floats(0, 1e3),
+    energy_limit=positive,
+    max_rollbacks=st.integers(0, 100),
     averaging=share,
     seed=st.integers(0, 2**63 - 1),
 )
@@ -98,11 +112,13 @@ def test_what_is_no_configuration_is_refused(plain: dict[str, Any]) -> None:
         ("checkpoint_every", 0),
         ("num_threads", 0),
         ("baseline_steps", -1),
+        ("max_rollbacks", -1),
+        *((name, value) for name in ("spectral_limit", "energy_limit") for value in (0.0, float("nan"))),
         ("seed", -1),
         ("seed", 2**63),
         *((name, value) for name in ("learning_rate", "energy_learning_rate") for value in (0.0, float("nan"))),
-        *((name, value) for name in ("first_stage", "averaging") for value in (-0.1, 1.0, float("nan"))),
-        *(("energy_penalty", value) for value in (-1.0, float("nan"), float("inf"))),
+        *((name, value) for name in ("first_stage", "averaging", "kl_warmup") for value in (-0.1, 1.0, float("nan"))),
+        *((name, value) for name in ("energy_penalty", "free_nats") for value in (-1.0, float("nan"), float("inf"))),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(make_config: Make, name: str, value: float) -> None:
@@ -127,6 +143,14 @@ def test_parts_out_of_range_are_refused_by_name(kind: Any, settings: dict[str, A
         kind(**settings)
 
 
+@pytest.mark.parametrize("scheme", ["joint-variational", "joint-mle"])
+@pytest.mark.parametrize("loss", ["noise-contrastive", "self-normalizing"])
+def test_losses_against_the_base_want_a_base_that_stays(make_config: Make, loss: str, scheme: Scheme) -> None:
+    with pytest.raises(ParameterError, match=f"{scheme} moves it.*two-stage"):
+        make_config(energy_loss=loss, scheme=scheme)
+    assert make_config(energy_loss=loss, baseline_steps=3).baseline().energy_loss == loss
+
+
 def test_prior_chains_have_nothing_to_encode(make_config: Make) -> None:
     with pytest.raises(ParameterError, match="no data row"):
         make_config(prior=ChainConfig(start="encoder"))
@@ -138,6 +162,7 @@ def test_prior_chains_have_nothing_to_encode(make_config: Make) -> None:
     ("make", "near"),
     [
         (lambda: TrainConfig(scheme="two-stages"), "two-stage"),  # type: ignore[arg-type]
+        (lambda: TrainConfig(energy_loss="contrast"), "contrastive"),  # type: ignore[arg-type]
         (lambda: ChainConfig(start="persistant"), "persistent"),  # type: ignore[arg-type]
         (lambda: ModelConfig(images="cov"), "conv"),  # type: ignore[arg-type]
         (lambda: ModelConfig(likelihood="gausian"), "gaussian"),  # type: ignore[arg-type]
@@ -204,7 +229,7 @@ def test_the_published_recipe_has_the_published_numbers(data: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", get_args(Scheme))
-@pytest.mark.parametrize("recipe", ["adjusted", "published"])
+@pytest.mark.parametrize("recipe", ["adjusted", "published", "paper"])
 def test_every_recipe_takes_every_scheme(recipe: str, scheme: Scheme) -> None:
     assert preset("digits", recipe, scheme).scheme == scheme
 

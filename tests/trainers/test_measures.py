@@ -8,8 +8,13 @@ import pytest
 import torch
 
 from lamina.trainers import load
-from lamina.trainers.features import train_features
-from lamina.trainers.measures import frechet_distance, kernel_distance, two_sample_accuracy
+from lamina.trainers.evaluation.features import train_features
+from lamina.trainers.evaluation.measures import (
+    frechet_distance,
+    kernel_distance,
+    kernel_distance_spread,
+    two_sample_accuracy,
+)
 
 Array = npt.NDArray[np.float64]
 
@@ -60,6 +65,22 @@ def test_kernel_distance_has_no_unit() -> None:
     rng = np.random.default_rng(2)
     sample, reference = rng.normal(size=(60, 2)) + 0.5, rng.normal(size=(50, 2))
     assert kernel_distance(1e3 * sample, 1e3 * reference) == pytest.approx(kernel_distance(sample, reference))
+
+
+def test_the_spread_over_subsets_is_that_of_independent_ones() -> None:
+    """Subsets of 20 out of 4,000 rows hardly overlap, so their distances spread as those of fresh samples do."""
+    rng = np.random.default_rng(9)
+    found = kernel_distance_spread(rng.normal(size=(4000, 2)) + 1, rng.normal(size=(4000, 2)), num_subsets=150, rows=20)
+    fresh = [kernel_distance(rng.normal(size=(20, 2)) + 1, rng.normal(size=(20, 2))) for _ in range(150)]
+    error = np.std(fresh, ddof=1) / np.sqrt(75)  # of the difference of two means
+    assert abs(found.mean - np.mean(fresh)) < 4.4 * error
+    assert 0.7 < found.deviation / np.std(fresh, ddof=1) < 1.4  # six standard errors of the log of the ratio
+
+
+def test_subsets_are_at_most_half_of_a_side() -> None:
+    rng = np.random.default_rng(10)
+    pair = rng.normal(size=(30, 2)), rng.normal(size=(50, 2))
+    assert kernel_distance_spread(*pair, rows=500) == kernel_distance_spread(*pair, rows=15)
 
 
 # ------------------------------------------------------------------------------------------ Frechet distance

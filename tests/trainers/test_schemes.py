@@ -11,9 +11,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lamina.models import LatentEBM, Latents, contrastive_loss, energy_loss, negative_elbo, reconstruction_loss
+from lamina.models import (
+    LatentEBM,
+    Latents,
+    base_negative_phase,
+    contrastive_loss,
+    energy_loss,
+    negative_elbo,
+    noise_contrastive_loss,
+    reconstruction_loss,
+    self_normalizing_loss,
+)
 from lamina.samplers import HMC, MALA, ULA, Kernel, Run
-from lamina.trainers import ChainConfig, ImageData, TrainConfig, Training, build_model
+from lamina.trainers import ChainConfig, ImageData, ModelConfig, TrainConfig, Training, build_model
 from lamina.trainers.chains import TrainingChains
 from lamina.trainers.schemes import (
     EnergyPhase,
@@ -21,6 +31,7 @@ from lamina.trainers.schemes import (
     JointMLEPhase,
     JointVariationalPhase,
     Phase,
+    RatioPhase,
     Workbench,
     plan,
 )
@@ -124,6 +135,10 @@ def test_the_averages_follow_and_never_learn(make_config: Make, data: ImageData)
         ("two-stage", {}, [(GaussianPhase, 6), (EnergyPhase, 6)]),
         ("two-stage", {"first_stage": 0.7, "num_steps": 10}, [(GaussianPhase, 7), (EnergyPhase, 3)]),
         ("two-stage", {"first_stage": 0.0}, [(EnergyPhase, 12)]),
+        *(
+            ("two-stage", {"energy_loss": loss}, [(GaussianPhase, 6), (RatioPhase, 6)])
+            for loss in ("noise-contrastive", "self-normalizing")
+        ),
         ("two-stage", {"first_stage": 0.7, "num_steps": 1}, [(GaussianPhase, 1)]),
     ],
 )
@@ -259,6 +274,79 @@ def test_the_energy_penalty_by_hand(make_config: Make, data: ImageData) -> None:
     torch.testing.assert_close(phase.energy_penalty(pair[0], pair[1]), 0.25 * (squares[0] + squares[1]))
     without = EnergyPhase(replace(bench, config=replace(bench.config, energy_penalty=0.0)), 10)
     assert float(without.energy_penalty(pair[0], pair[1])) == 0
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+@pytest.mark.parametrize("name", ["noise-contrastive", "self-normalizing"])
+def test_a_stage_without_chains_learns_from_the_base(
+    make_config: Make, data: ImageData, name: Any, weight: float
+) -> None:
+    """The loss of q's draws against the base's; nothing but the energies and their normaliser has a gradient."""
+    settings = ModelConfig(latents=(3, 2), hidden=(6,), energy_hidden=(5,), learns_normalizer=True)
+    bench = bench_of(make_config(model=settings, energy_loss=name, energy_penalty=weight), data)
+    phase = RatioPhase(bench, 10)
+    model, prior = bench.model, bench.model.prior
+    generator = torch.Generator().set_state(bench.generator.get_state())
+    rows = torch.arange(8)
+    z, _ = model.inference(data.train[rows], generator=generator)
+    noise = prior.base.sample(8, generator=generator)
+    loss = noise_contrastive_loss if name == "noise-contrastive" else self_normalizing_loss
+    squares = [prior.energies.per_layer(part).square().mean() for part in (z, noise)]
+    expected = loss(prior, z, noise) + weight * sum(squares)
+    figures = phase.step(data.train[rows], rows, 0)
+    torch.testing.assert_close(figures["loss"], expected.detach())
+    assert {name for name, p in model.named_parameters() if p.grad is not None} == {
+        name for name, _ in model.named_parameters() if name.startswith("prior.energies.")
+    }
+    assert prior.energies.log_normalizer.grad.abs() > 0
+
+
+@pytest.mark.parametrize("make", [EnergyPhase, JointVariationalPhase, JointMLEPhase])
+def test_the_normaliser_learns_from_base_draws(make_config: Make, data: ImageData, make: type[Phase]) -> None:
+    """Next to chains, b has the gradient 1 - exp(-b) mean exp(-E) at draws of the base, and no other."""
+    settings = ModelConfig(latents=(3, 2), hidden=(6,), energy_hidden=(5,), learns_normalizer=True)
+    bench = bench_of(make_config(model=settings), data)
+    phase, prior = make(bench, 10), bench.model.prior
+    drawn: list[Latents] = []
+    sample = phase.base_draws
+    phase.base_draws = lambda: drawn.append(sample()) or drawn[-1]  # type: ignore[method-assign, func-returns-value]
+    rows = torch.arange(8)
+    energies = copy.deepcopy(prior.energies)
+    figures = phase.step(data.train[rows], rows, 0)
+    assert len(drawn) == 1
+    # The base moved in this step, but its draws are those of before.
+    expected = 1 - torch.exp(-energies(drawn[0])).mean()
+    torch.testing.assert_close(prior.energies.log_normalizer.grad, expected.detach())
+    torch.testing.assert_close(figures["log_normalizer"], energies.log_normalizer.detach())
+
+
+@pytest.mark.parametrize("make", [GaussianPhase, JointVariationalPhase])
+def test_the_divergence_warms_up(make_config: Make, data: ImageData, draws: Draws, make: type[Phase]) -> None:
+    """Its weight is the share of the warm-up that is done, then one; both phases of the base prior have it."""
+    for done, weight in ((0, 0.0), (2, 0.5), (4, 1.0), (9, 1.0)):
+        bench = bench_of(make_config(kl_warmup=0.4, free_nats=0.1), data)
+        phase, model = make(bench, 10), copy.deepcopy(bench.model)
+        generator = torch.Generator().set_state(bench.generator.get_state())
+        x, rows = data.train[:8], torch.arange(8)
+        loss = phase.step(x, rows, done)["loss"]
+        is_joint = make is JointVariationalPhase
+        expected, z, _ = negative_elbo(
+            model, x, generator=generator, with_energies=is_joint, kl_weight=weight, free_nats=0.1
+        )
+        if is_joint:
+            base = weight * base_negative_phase(model.prior, draws.prior)
+            expected = expected + energy_loss(model.prior, z, draws.prior) + base
+        torch.testing.assert_close(loss, expected.detach())
+
+
+def test_figures_watch_gradients_energies_and_layers(make_config: Make, data: ImageData) -> None:
+    bench = bench_of(make_config(), data)
+    phase = JointVariationalPhase(bench, 10)
+    figures = phase.step(data.train[:8], torch.arange(8), 0)
+    grads = [p.grad for p in bench.model.parameters() if p.grad is not None]
+    torch.testing.assert_close(figures["gradient_norm"], torch.cat([grad.flatten() for grad in grads]).norm())
+    torch.testing.assert_close(figures["energy_gap"], figures["energy_positive"] - figures["energy_negative"])
+    torch.testing.assert_close(figures["kl"], figures["kl_1"] + figures["kl_2"])
 
 
 # ---------------------------------------------------------------------------------------------- learning rate

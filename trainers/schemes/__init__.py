@@ -6,6 +6,7 @@ from .gaussian import GaussianPhase
 from .joint_mle import JointMLEPhase
 from .joint_variational import JointVariationalPhase
 from .plan import plan
+from .ratio import RatioPhase
 
 __all__ = [
     "EnergyPhase",
@@ -13,6 +14,7 @@ __all__ = [
     "JointMLEPhase",
     "JointVariationalPhase",
     "Phase",
+    "RatioPhase",
     "Workbench",
     "plan",
 ]

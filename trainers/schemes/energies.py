@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lamina.models import energy_loss
 
 from ..chains import TrainingChains
-from .base import ADAM_FOR_ENERGIES, Phase, Workbench
+from .base import Groups, Phase, Workbench
 
 
 class EnergyPhase(Phase):
@@ -28,10 +27,9 @@ class EnergyPhase(Phase):
         super().__init__(bench, num_steps)
         self._chains = TrainingChains(bench.model, bench.config.prior, bench.config.batch_size, bench.generator)
 
-    def groups(self) -> Iterable[tuple[Iterable[nn.Parameter], float, tuple[float, float]]]:
+    def groups(self) -> Groups:
         """The energies."""
-        energies = self.bench.model.prior.energies
-        return [(energies.parameters(), self.bench.config.energy_learning_rate, ADAM_FOR_ENERGIES)]
+        return self.energy_groups()
 
     def losses(self, x: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Phase.losses`."""
@@ -41,8 +39,8 @@ class EnergyPhase(Phase):
             z_data, _ = model.inference(x, generator=self.bench.generator)
         z_prior, run = self._chains.prior()
         gap = energy_loss(model.prior, z_data, z_prior)
-        figures = {"energy_gap": gap.detach(), **self._chains.figures("prior", run)}
-        return gap + self.energy_penalty(z_data, z_prior), figures
+        figures = {**self.energy_figures(z_data, z_prior), **self._chains.figures("prior", run)}
+        return gap + self.energy_penalty(z_data, z_prior) + self.normalizer_loss(), figures
 
     def state_dict(self) -> dict[str, Any]:
         """See `Phase.state_dict`."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from lamina.models import negative_elbo
 
-from .base import ADAM, Phase
+from .base import ADAM, Groups, Phase, bound_figures
 
 
 class GaussianPhase(Phase):
@@ -17,7 +15,9 @@ class GaussianPhase(Phase):
     Source: Kingma and Welling (2014) for the bound; the first stage of Cui, Wu and Han (CVPR 2023).
     """
 
-    def groups(self) -> Iterable[tuple[Iterable[nn.Parameter], float, tuple[float, float]]]:
+    teaches_energies = False
+
+    def groups(self) -> Groups:
         """Generator, base prior and inference model."""
         model = self.bench.model
         learning = [p for name, p in model.named_parameters() if not name.startswith("prior.energies.")]
@@ -25,5 +25,12 @@ class GaussianPhase(Phase):
 
     def losses(self, x: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Phase.losses`."""
-        loss, _, terms = negative_elbo(self.bench.model, x, generator=self.bench.generator, with_energies=False)
-        return loss, {"reconstruction": terms["reconstruction"].mean(), "kl": terms["kl"].mean()}
+        loss, _, terms = negative_elbo(
+            self.bench.model,
+            x,
+            generator=self.bench.generator,
+            with_energies=False,
+            kl_weight=self.kl_weight(),
+            free_nats=self.bench.config.free_nats,
+        )
+        return loss, bound_figures(terms)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lamina.models import contrastive_loss, energy_loss, reconstruction_loss
+from lamina.models import contrastive_loss, reconstruction_loss
 
 from ..chains import TrainingChains
-from .base import ADAM, ADAM_FOR_ENERGIES, Phase, Workbench
+from .base import ADAM, Groups, Phase, Workbench
 
 
 class JointMLEPhase(Phase):
@@ -32,14 +30,11 @@ class JointMLEPhase(Phase):
             bench.model, config.posterior, config.batch_size, bench.generator, num_rows=bench.num_rows
         )
 
-    def groups(self) -> Iterable[tuple[Iterable[nn.Parameter], float, tuple[float, float]]]:
+    def groups(self) -> Groups:
         """Energies; generator and base prior."""
         model, config = self.bench.model, self.bench.config
         rest = [p for name, p in model.named_parameters() if not name.startswith(("prior.energies.", "inference."))]
-        return [
-            (model.prior.energies.parameters(), config.energy_learning_rate, ADAM_FOR_ENERGIES),
-            (rest, config.learning_rate, ADAM),
-        ]
+        return [*self.energy_groups(), (rest, config.learning_rate, ADAM)]
 
     def losses(self, x: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Phase.losses`."""
@@ -47,17 +42,16 @@ class JointMLEPhase(Phase):
         z_data, posterior = self._posterior.posterior(x, rows)
         z_prior, prior = self._prior.prior()
         contrast = contrastive_loss(model.prior, z_data, z_prior)
-        with torch.no_grad():
-            gap = energy_loss(model.prior, z_data, z_prior)
         reconstruction = reconstruction_loss(model, x, z_data)
         figures = {
             "reconstruction": reconstruction.detach(),
-            "energy_gap": gap,
+            **self.energy_figures(z_data, z_prior),
             "contrast": contrast.detach(),
             **self._prior.figures("prior", prior),
             **self._posterior.figures("posterior", posterior),
         }
-        return contrast + reconstruction + self.energy_penalty(z_data, z_prior), figures
+        loss = contrast + reconstruction + self.energy_penalty(z_data, z_prior) + self.normalizer_loss()
+        return loss, figures
 
     def state_dict(self) -> dict[str, Any]:
         """See `Phase.state_dict`."""

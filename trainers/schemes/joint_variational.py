@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lamina.models import base_negative_phase, energy_loss, negative_elbo
 
 from ..chains import TrainingChains
-from .base import ADAM, ADAM_FOR_ENERGIES, Phase, Workbench
+from .base import ADAM, Groups, Phase, Workbench, bound_figures
 
 
 class JointVariationalPhase(Phase):
@@ -26,28 +25,32 @@ class JointVariationalPhase(Phase):
         super().__init__(bench, num_steps)
         self._chains = TrainingChains(bench.model, bench.config.prior, bench.config.batch_size, bench.generator)
 
-    def groups(self) -> Iterable[tuple[Iterable[nn.Parameter], float, tuple[float, float]]]:
+    def groups(self) -> Groups:
         """Energies; generator, base prior and inference model."""
         model, config = self.bench.model, self.bench.config
         rest = [p for name, p in model.named_parameters() if not name.startswith("prior.energies.")]
-        return [
-            (model.prior.energies.parameters(), config.energy_learning_rate, ADAM_FOR_ENERGIES),
-            (rest, config.learning_rate, ADAM),
-        ]
+        return [*self.energy_groups(), (rest, config.learning_rate, ADAM)]
 
     def losses(self, x: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Phase.losses`."""
         prior = self.bench.model.prior
-        bound, z_data, terms = negative_elbo(self.bench.model, x, generator=self.bench.generator)
+        weight = self.kl_weight()
+        bound, z_data, terms = negative_elbo(
+            self.bench.model,
+            x,
+            generator=self.bench.generator,
+            kl_weight=weight,
+            free_nats=self.bench.config.free_nats,
+        )
         z_prior, run = self._chains.prior()
         gap = energy_loss(prior, z_data, z_prior)
         figures = {
-            "reconstruction": terms["reconstruction"].mean(),
-            "kl": terms["kl"].mean(),
-            "energy_gap": gap.detach(),
+            **bound_figures(terms),
+            **self.energy_figures(z_data, z_prior),
             **self._chains.figures("prior", run),
         }
-        loss = bound + gap + base_negative_phase(prior, z_prior) + self.energy_penalty(z_data, z_prior)
+        base = weight * base_negative_phase(prior, z_prior)  # of the same weight as the positive phase in the bound
+        loss = bound + gap + base + self.energy_penalty(z_data, z_prior) + self.normalizer_loss()
         return loss, figures
 
     def state_dict(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from .energies import EnergyPhase
 from .gaussian import GaussianPhase
 from .joint_mle import JointMLEPhase
 from .joint_variational import JointVariationalPhase
+from .ratio import RatioPhase
 
 PhaseMaker = Callable[[Workbench, int], Phase]
 
@@ -25,5 +26,6 @@ def plan(config: TrainConfig) -> list[tuple[PhaseMaker, int]]:
             return [(JointVariationalPhase, config.num_steps)]
         case "two-stage":
             first = round(config.first_stage * config.num_steps)
-            stages: list[tuple[PhaseMaker, int]] = [(GaussianPhase, first), (EnergyPhase, config.num_steps - first)]
+            second: PhaseMaker = EnergyPhase if config.energy_loss == "contrastive" else RatioPhase
+            stages: list[tuple[PhaseMaker, int]] = [(GaussianPhase, first), (second, config.num_steps - first)]
             return [(maker, steps) for maker, steps in stages if steps]

@@ -12,11 +12,14 @@ from torch import Tensor
 
 from lamina.models import LatentEBM, Latents
 
-from .config import TrainConfig
-from .data import ImageData
-from .features import ImageFeatures, train_features
+from ..config import TrainConfig
+from ..data import ImageData
+from ..sampling import draw_prior, images
+from .features import features_of
+from .latents import rows
+from .layers import posterior_draws
 from .measures import FOREST_ROWS, Array, frechet_distance, kernel_distance, two_sample_accuracy
-from .sampling import draw_posterior, draw_prior, images
+from .networks import Features
 
 NUM_SAMPLES = 2000
 """Images drawn from each model."""
@@ -67,14 +70,14 @@ def evaluate(
         step_size=step_size,
     )
     base_z = model.prior.base.sample(NUM_SAMPLES, generator=generator)
-    posterior_z = _aggregate_posterior(model, config, held_out, generator)
+    posterior_z = posterior_draws(model, config, held_out, generator)
     # Without energies there is one prior, and nothing to call an EBM.
     priors = {"base": base_z} if config.scheme == "gaussian" else {"ebm": prior_z, "base": base_z}
     sets = {name: images(model, z, data.num_levels) for name, z in priors.items()}
     if baseline is not None:
         z = baseline.prior.base.sample(NUM_SAMPLES, generator=generator)
         sets["gaussian"] = images(baseline, z, data.num_levels)
-    features = train_features(data)
+    features = features_of(data)
     figures = {name: _image_figures(features, drawn, held_out) for name, drawn in sets.items()}
     for name, z in priors.items():
         figures[name] |= _latent_figures(z, posterior_z)
@@ -113,7 +116,7 @@ def table(summary: Mapping[str, float]) -> str:
     return "\n".join([*lines, "Distances to held-out data: lower is better; 0.5 is the best accuracy."])
 
 
-def _image_figures(features: ImageFeatures, drawn: Tensor, held_out: Tensor) -> dict[str, float]:
+def _image_figures(features: Features, drawn: Tensor, held_out: Tensor) -> dict[str, float]:
     ours, theirs = features(drawn), features(held_out)
     return {
         "kernel_distance": kernel_distance(ours, theirs),
@@ -133,15 +136,6 @@ def _latent_figures(prior: Latents, posterior: Latents) -> dict[str, float]:
     }
 
 
-def _aggregate_posterior(model: LatentEBM, config: TrainConfig, x: Tensor, generator: torch.Generator) -> Latents:
-    """One draw of z for each held-out image: by chains where training used chains, else by the inference model."""
-    if config.scheme == "joint-mle" or model.inference is None:
-        return draw_posterior(model, config.posterior, x, num_steps=config.sample_steps, generator=generator)
-    with torch.no_grad():
-        z: Latents = model.inference(x, generator=generator)[0]
-    return z
-
-
 @torch.no_grad()
 def _reconstruction_error(model: LatentEBM, z: Latents, x: Tensor) -> float:
     """Mean squared error per pixel, on the scale [-1, 1]."""
@@ -149,5 +143,4 @@ def _reconstruction_error(model: LatentEBM, z: Latents, x: Tensor) -> float:
 
 
 def _flat(z: Latents) -> Array:
-    flat: Array = torch.cat([part.flatten(1) for part in z], dim=1).to("cpu", torch.float64).numpy()
-    return flat
+    return np.concatenate([rows(part) for part in z], axis=1)

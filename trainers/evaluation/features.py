@@ -1,9 +1,15 @@
-"""Features of images: the last hidden layer of a small classifier of the data's own training split."""
+"""Features of images: the last hidden layer of a small classifier of the data's own training split.
+
+Images of 12 pixels or more a side have a stored LeNet, smaller ones (the digits) an MLP that is trained on the spot.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +18,10 @@ from torch import Tensor
 
 from lamina.samplers import MissingExtraError
 
-from .data import ImageData
+from ..data import ImageData
+from .lenet import SMALLEST, lenet_features
 from .measures import Array
+from .networks import Features, imported_features
 
 _MAX_ROWS = 10_000
 
@@ -39,11 +47,35 @@ class ImageFeatures:
     scale: Array
     accuracy: float
     description: str
+    name: ClassVar[str] = "mlp"
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256, in hex, of all its numbers."""
+        arrays = (*self.weights, *self.biases, self.is_live, self.mean, self.scale)
+        return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
     def __call__(self, images: Tensor) -> Array:
         """Standardised features (N, D) of images (N, *image) in [-1, 1]."""
         hidden = _hidden(self.weights, self.biases, images)[:, self.is_live]
         return (hidden - self.mean) / self.scale
+
+
+def features_of(data: ImageData, place: str | None = None, *, show_progress: bool | None = None) -> Features:
+    """The features that samples of a data set are compared on.
+
+    Args:
+        data: The data set.
+        place: A file of `lamina features`, or `package.module:name` of your own, see `NetworkFeatures`. None takes
+            the data set's LeNet from the user's cache folder (trained and stored there the first time), or an MLP
+            for images too small for it.
+        show_progress: None shows a bar where standard error is a terminal.
+    """
+    if place is not None and ":" in place:
+        return imported_features(place)
+    if place is None and min(data.image_shape[1:]) < SMALLEST:
+        return train_features(data)
+    return lenet_features(data, None if place is None else Path(place), show_progress=show_progress)
 
 
 def train_features(data: ImageData) -> ImageFeatures:

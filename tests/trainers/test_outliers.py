@@ -1,0 +1,221 @@
+"""Outlier scores against their definitions by quadrature, figures by hand, and the rule that picks a score blind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lamina.samplers import HMC, ParameterError
+from lamina.trainers import TrainConfig
+from lamina.trainers.evaluation import Scorer, Typicality, choose, damaged_sets, detection
+from lamina.trainers.evaluation.layers import LayerSampler
+from lamina.trainers.evaluation.selection import DAMAGES
+
+NUM = 2500
+Z_LIMIT = 4.4
+"""Of z-tests here: beyond it once in 90,000 times."""
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def config(make_config: Callable[..., TrainConfig]) -> TrainConfig:
+    plain = make_config()
+    return replace(plain, prior=replace(plain.prior, kernel=HMC(step_size=0.5, num_leapfrog_steps=3, jitter=0.2)))
+
+
+def image(first: float, second: float, num: int = NUM) -> Tensor:
+    return torch.tensor([first, second], dtype=torch.float64).reshape(1, 1, 1, 2).repeat(num, 1, 1, 1)
+
+
+# ------------------------------------------------------------------------------------------------- scores
+
+
+def test_scores_meet_their_definitions(toy: Any, config: TrainConfig) -> None:
+    """Means over 2,500 rows of one image, against integrals over the grid of the latents."""
+    model, x = toy.model, image(0.4, -0.9)
+    scorer = Scorer.fit(model, config, x[:300], generator=seeded(), num_draws=1, num_steps=25)
+    found = scorer(x, generator=seeded(1))
+    grid = x[:1].expand(len(toy.z[0]), 1, 1, 2)
+    log_q, log_p = model.inference.log_prob(toy.z, grid), model.prior.base.log_prob(toy.z)
+    log_x = model.likelihood.log_prob(grid, toy.z)
+    top_q, top_p = _top_marginal(toy, log_q), _top_marginal(toy, log_p)
+    q = toy.area * log_q.exp()
+    lower_base = torch.exp(log_p - top_p)
+    ebm = -model.prior.energy_z(toy.z)
+    lower_ebm = torch.exp(ebm - _top_marginal(toy, ebm))
+    heard_base, heard_ebm = (toy.area * lower * top_q.exp() for lower in (lower_base, lower_ebm))
+    given = _given_below(toy, model, log_q, grid)
+    expected = {
+        "bound/0": -(q * (log_x + log_p - log_q)).sum(),
+        "bound/1": -(heard_base * (log_x + top_p)).sum() + (q * given).sum(),
+        "joint/0": -(q * (log_x + ebm)).sum(),
+        "joint/1": -(heard_ebm * (log_x + ebm)).sum(),
+    }
+    for name, value in expected.items():
+        scores = found[name]
+        assert abs(float(scores.mean() - value)) < Z_LIMIT * float(scores.std()) / NUM**0.5, name
+    torch.testing.assert_close(found["ratio/1"], found["bound/1"] - found["bound/0"])
+    torch.testing.assert_close(found["joint-ratio/1"], found["joint/1"] - found["joint/0"])
+
+
+def _top_marginal(toy: Any, log_density: Tensor) -> Tensor:
+    """Log of the density's integral over z_1, at every point of the grid."""
+    step = toy.area**0.5
+    over = torch.logsumexp(log_density.reshape(281, 281), 0) + np.log(step)
+    return over.expand(281, 281).reshape(-1)
+
+
+def _given_below(toy: Any, model: Any, log_q: Tensor, x: Tensor) -> Tensor:
+    """log q(z_2|z_1) at every point of the grid: what a bottom-up model gives the upper layer."""
+    return log_q - model.inference.encoder(x.flatten(1)).log_prob(toy.z[0])
+
+
+def test_posterior_chains_reach_the_posterior(toy: Any, config: TrainConfig) -> None:
+    x = image(0.4, -0.9, 2000)
+    scorer = Scorer.fit(toy.model, config, x[:300], generator=seeded(), num_draws=1, num_steps=60)
+    found = scorer(x, generator=seeded(2))
+    grid = x[:1].expand(len(toy.z[0]), 1, 1, 2)
+    energy = toy.model.posterior_energy("z")(toy.z, grid)
+    weights = torch.softmax(-energy, 0)
+    errors = (toy.model.likelihood.mean(toy.z) - grid).square().flatten(1).mean(1)
+    expected = {
+        "chain-joint": energy,
+        "prior": toy.model.prior.energy_z(toy.z),
+        "reconstruction": errors,
+    }
+    for name, values in expected.items():
+        scores = found[name]
+        assert abs(float(scores.mean() - (weights * values).sum())) < Z_LIMIT * float(scores.std()) / 2000**0.5, name
+
+
+def test_every_set_meets_the_same_chains(toy: Any, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row's score must not depend on the others: outliers adapt nothing."""
+    scorer = Scorer.fit(toy.model, config, image(0, 0, 50), generator=seeded(), num_draws=1, num_steps=3)
+    monkeypatch.setattr(LayerSampler, "fitted", None)
+    far = image(30, -30, 8)
+    mixed = far.clone()
+    mixed[4:] = 0
+    alone, together = (scorer(x, generator=seeded(3)) for x in (far, mixed))
+    for name, scores in alone.items():
+        torch.testing.assert_close(scores[:4], together[name][:4])
+    assert all(scores[:4].isfinite().all() for scores in alone.values())
+
+
+def test_without_an_inference_model_there_are_no_bounds(toy: Any, config: TrainConfig) -> None:
+    joint = replace(config, scheme="joint-mle")
+    scorer = Scorer.fit(toy.model, joint, image(0, 0, 50), generator=seeded(), num_draws=2, num_steps=3)
+    names = set(scorer(image(0, 0, 5), generator=seeded(1)))
+    assert names == {"joint/0", "joint/1", "joint-ratio/1", "chain-joint", "prior", "reconstruction"}
+
+
+# ------------------------------------------------------------------------------------------------ figures
+
+
+def test_detection_by_hand() -> None:
+    """Four of five outliers are found once two of five inliers are let through."""
+    inliers, outliers = [0.0, 1.0, 4.0, 2.0, 9.9], [3.0, 5.0, 6.0, 2.5, 1.5]
+    found = detection(np.array(inliers), np.array(outliers))
+    in_order = sum(out > inn for out in outliers for inn in inliers)
+    assert found.auroc == pytest.approx(in_order / 25)
+    precisions = [1 / 2, 2 / 3, 3 / 5, 4 / 6, 5 / 8]  # at each outlier, from the highest score down
+    assert found.auprc == pytest.approx(np.mean(precisions))
+    assert found.fpr80 == pytest.approx(2 / 5)
+
+
+def test_detection_takes_equal_numbers_and_infinite_scores() -> None:
+    found = detection(np.array([0.0, 1.0]), np.array([np.inf, np.inf, -5.0, -5.0]))
+    assert found == (1.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("scores", [[], [np.nan]])
+def test_detection_refuses_what_is_no_number(scores: list[float]) -> None:
+    with pytest.raises(ParameterError, match="scores must be numbers"):
+        detection(np.array(scores), np.array([1.0]))
+
+
+# -------------------------------------------------------------------------------------------- the blind rule
+
+
+def test_the_rule_takes_the_best_worst_case() -> None:
+    """One score is perfect on one set and blind on the other, one is good on both, one is upside down on one."""
+    rng = np.random.default_rng(0)
+    inliers = {name: rng.normal(size=500) for name in ("one-sided", "sound", "reversed")}
+    shifts = {"one-sided": (9, 0), "sound": (2, 2), "reversed": (9, -9)}
+    damaged = {
+        kind: {name: rng.normal(size=500) + shift[number] for name, shift in shifts.items()}
+        for number, kind in enumerate(("simple", "complex"))
+    }
+    choice = choose(inliers, damaged)
+    assert choice.score == "sound"
+    assert 0.85 < choice.worst < 0.97
+    assert choice.table["reversed"]["complex"].auroc < 0.01
+
+
+def test_typicality_sees_both_sides_and_broken_relations() -> None:
+    rng = np.random.default_rng(1)
+    common = rng.normal(size=1500)
+    scores = {"a": 100 * common, "b": common + 0.1 * rng.normal(size=1500), "ratio/1": common}
+    typicality = Typicality.fit(scores)
+    assert typicality.names == ("a", "b")
+    inliers = typicality({name: values[:200] for name, values in scores.items()})
+    sides = [{"a": np.full(200, sign * 600.0), "b": np.full(200, sign * 6.0)} for sign in (1, -1)]
+    broken = {"a": 100 * common[:200], "b": -common[:200] + 0.1 * rng.normal(size=200)}
+    assert detection(inliers, typicality(sides[0])).auroc > 0.99
+    assert detection(inliers, typicality(sides[1])).auroc > 0.99
+    assert detection(inliers, typicality(broken)).auroc > 0.8
+
+
+def test_damages_leave_the_scale_and_are_what_they_say() -> None:
+    x = 2 * torch.rand((50, 2, 9, 8), generator=seeded()) - 1
+    damaged = damaged_sets(x, generator=seeded(1))
+    assert damaged.keys() == DAMAGES.keys()
+    for name, rows in damaged.items():
+        assert rows.shape == x.shape, name
+        assert rows.abs().max() <= 1, name
+        assert not (rows == x).flatten(1).all(1).any(), name
+    assert damaged["blurred"].std() < 0.5 * x.std()
+    assert 0.1 < (damaged["noisy"] != x).float().mean() < 0.3
+    assert torch.equal(damaged["inverted"], -x)
+    swapped = damaged["swapped"][..., :8, :]
+    assert torch.equal(swapped.flatten(1).sort().values, x[..., :8, :].flatten(1).sort().values)
+    halved = damaged["halved"]
+    assert torch.equal(halved[..., :4], x[..., :4])
+    partner = (halved[0, ..., 4:] == x[..., 4:]).flatten(1).all(1).nonzero().item()
+    assert partner != 0
+    disc = torch.full((1, 1, 9, 9), -1.0)
+    disc[..., 2:7, 2:7] = 1
+    outline = DAMAGES["thinned"](disc, seeded())
+    assert outline[0, 0, 4, 4] == -1
+    assert outline[0, 0, 2, 4] == 1
+    assert int((outline > 0).sum()) == 16
+
+
+def test_synthetic_outliers_of_the_toy_are_found_blind(toy: Any, config: TrainConfig) -> None:
+    """Data of the model, damaged sets by hand: pixels exchanged, doubled, or noise; outliers: far along one axis."""
+    generator = seeded(5)
+    z = LayerSampler(toy.model.prior, config.prior.kernel, (0, 1), 60).draw(
+        toy.model.prior.base.sample(450, generator=generator), generator=generator
+    )
+    mean = toy.model.likelihood.mean(z)
+    x = mean + 0.7 * torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
+    scorer = Scorer.fit(toy.model, config, x[:150], generator=generator, num_draws=4, num_steps=10)
+    sets = {
+        "inliers": x[150:300],
+        "held-out": x[300:],
+        "wider": 4 * x[150:300],
+        "moved": x[150:300] + 4,
+        "outliers": x[300:] + torch.tensor([6.0, -6.0]),
+    }
+    scores = {name: {k: v.numpy() for k, v in scorer(rows, generator=generator).items()} for name, rows in sets.items()}
+    choice = choose(scores["inliers"], {kind: scores[kind] for kind in ("wider", "moved")})
+    assert choice.worst > 0.7
+    assert detection(scores["held-out"][choice.score], scores["outliers"][choice.score]).auroc > 0.95

@@ -1,0 +1,54 @@
+"""How good a trained model is: its samples, its prior, its likelihood, outliers, its hierarchy.
+
+One concern per file; every figure says what it was measured on, and what it is not.
+
+| part of `lamina evaluate` | file |
+| --- | --- |
+| comparison | `comparison`: the priors of a run against held-out data, after every training |
+| generation | `generation`, on features of `features`, `lenet` or `networks`, by `measures` and `manifolds` |
+| prior | `latents` |
+| likelihood | `likelihood` |
+| outliers | `outliers`, and `selection` for the blind rule |
+| hierarchy | `hierarchy` |
+"""
+
+from .comparison import Evaluation, evaluate, table
+from .features import features_of
+from .lenet import lenet_features, lenet_path
+from .likelihood import annealed_evidence, importance_weights, log_normalizer_bounds, reverse_log_normalizer
+from .manifolds import Overlap, overlap
+from .networks import Features, NetworkFeatures
+from .outliers import Detection, Scorer, detection, detections
+from .parts import PARTS, finite, summary_table
+from .selection import Choice, Typicality, choose, damaged_sets
+from .subject import Budget, Subject
+
+__all__ = [
+    "PARTS",
+    "Budget",
+    "Choice",
+    "Detection",
+    "Evaluation",
+    "Features",
+    "NetworkFeatures",
+    "Overlap",
+    "Scorer",
+    "Subject",
+    "Typicality",
+    "annealed_evidence",
+    "choose",
+    "damaged_sets",
+    "detection",
+    "detections",
+    "evaluate",
+    "features_of",
+    "finite",
+    "importance_weights",
+    "lenet_features",
+    "lenet_path",
+    "log_normalizer_bounds",
+    "overlap",
+    "reverse_log_normalizer",
+    "summary_table",
+    "table",
+]

@@ -1,0 +1,187 @@
+"""Outlier scores of a hierarchical model, for every k; higher means more outlying, whatever the score.
+
+For k = 0, ..., L - 1 the layers z_{>k} come from q(z|x) and the k lowest from a prior given them, so that k says from
+which layer on the data are heard. With
+
+    L^{>k} = E[log p(x|z) + log p_{beta>0}(z_{>k}) - log q(z_{>k}|x)], z_{<=k} from the base prior,
+    J^{>k} = E[log p(x|z) + log p_{beta>0}(z) + sum_i f_i(z_i)],       z_{<=k} from the EBM prior by chains,
+
+| name | score | source |
+| --- | --- | --- |
+| `bound/k` | -L^{>k} | Havtorn et al. |
+| `ratio/k`, k > 0 | LLR^{>k} = L^{>0} - L^{>k} | Havtorn et al. |
+| `joint/k` | -J^{>k} | Cui et al., equation 20 |
+| `joint-ratio/k`, k > 0 | J^{>0} - J^{>k} | Cui et al. |
+| `chain-joint` | minus the un-normalised log p(x, z) where posterior chains from q's draw end | Pang et al. |
+| `prior` | minus the un-normalised log-density of that z under the EBM prior alone | |
+| `reconstruction` | squared error per pixel at that z | |
+
+log Z would add one constant to all rows, and so changes no order. The energies take no part in `bound` and `ratio`,
+which are those of the hierarchical Gaussian model.
+
+Sources: Havtorn, Frellsen, Hauberg and Maaloe (ICML 2021), arXiv 2102.08248; Cui, Wu and Han (CVPR
+2023), arXiv 2306.06323; Pang et al. (NeurIPS 2020), arXiv 2006.08205. Differs: expectations are means
+over draws, also of the prior-drawn layers (the published code takes their mode); how z_{<=k} is drawn from the EBM
+prior is not published, here chains move them with z_{>k} held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lamina.models import LatentEBM
+from lamina.samplers import MissingExtraError, ParameterError
+from lamina.samplers.checks import check_count
+
+from ..config import TrainConfig
+from .layers import (
+    LayerSampler,
+    PosteriorSampler,
+    has_inference,
+    joint_log_density,
+    posterior_draws,
+    redrawn_from_base,
+)
+from .measures import Array
+
+
+class Detection(NamedTuple):
+    """How well a score tells outliers (the positives) from inliers.
+
+    Attributes:
+        auroc: Area under the ROC curve: the chance that an outlier scores higher than an inlier.
+        auprc: Average precision, outliers positive; with equal numbers of both, 0.5 is chance.
+        fpr80: False positive rate at the first threshold with a true positive rate of 0.8 or more.
+    """
+
+    auroc: float
+    auprc: float
+    fpr80: float
+
+
+def detection(inliers: Array, outliers: Array) -> Detection:
+    """Figures of one score, (N,) and (M,), from equal numbers of both: the first of the longer side.
+
+    Raises:
+        ParameterError: If there are no rows, or a score is NaN.
+        MissingExtraError: Without scikit-learn.
+    """
+    try:
+        from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+    except ImportError as error:
+        raise MissingExtraError("scikit-learn", "train", "detection of outliers") from error
+    num = min(len(inliers), len(outliers))
+    scores = np.concatenate([inliers[:num], outliers[:num]])
+    if not num or np.isnan(scores).any():
+        raise ParameterError(
+            f"scores must be numbers, one or more a side; got {num} with {np.isnan(scores).sum()} NaN."
+        )
+    scores = np.nan_to_num(scores, posinf=np.finfo(float).max, neginf=np.finfo(float).min)  # order is all that counts
+    labels = np.repeat([0, 1], num)
+    false_positives, true_positives, _ = roc_curve(labels, scores)
+    return Detection(
+        auroc=float(roc_auc_score(labels, scores)),
+        auprc=float(average_precision_score(labels, scores)),
+        fpr80=float(false_positives[np.argmax(true_positives >= 0.8)]),
+    )
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores of images; make it with `Scorer.fit`, so that all images meet the same chains.
+
+    Attributes:
+        model: The model.
+        config: Of its training: how posteriors are drawn.
+        num_draws: Over which expectations are taken.
+        num_steps: Of every chain.
+        lower: Chains for the k lowest layers, for k = 1, ..., L - 1.
+        posterior: Chains on the posterior.
+    """
+
+    model: LatentEBM
+    config: TrainConfig
+    num_draws: int
+    num_steps: int
+    lower: tuple[LayerSampler, ...]
+    posterior: PosteriorSampler
+
+    @staticmethod
+    def fit(
+        model: LatentEBM,
+        config: TrainConfig,
+        x: Tensor,
+        *,
+        generator: torch.Generator,
+        num_draws: int = 4,
+        num_steps: int = 30,
+    ) -> Scorer:
+        """Adapt the chains' step sizes to images of the training distribution, once.
+
+        Adapted anew on each set, they would tell the sets apart by themselves.
+
+        Args:
+            model: The model.
+            config: Of its training.
+            x: Images of the training distribution, (C, *image); a few hundred.
+            generator: Source of randomness, on the device of x.
+            num_draws: See the attribute.
+            num_steps: See the attribute.
+        """
+        check_count("num_draws", num_draws, 1)
+        check_count("num_steps", num_steps, 1)
+        z = posterior_draws(model, config, x, generator)
+        lower = tuple(
+            LayerSampler(model.prior, config.prior.kernel, tuple(range(k)), num_steps).fitted(z, generator=generator)
+            for k in range(1, model.prior.base.depth)
+        )
+        posterior = PosteriorSampler(model, config.posterior, num_steps).fitted(z, x, generator=generator)
+        return Scorer(model, config, num_draws, num_steps, lower, posterior)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """All scores of images, by name, each (C,); higher is more outlying.
+
+        Without a trained inference model there are neither bounds nor ratios of them, as there is no q.
+        """
+        draws = [self._once(x, generator) for _ in range(self.num_draws)]
+        means = {name: torch.stack([draw[name] for draw in draws]).double().mean(0) for name in draws[0]}
+        ratios = {"bound": "ratio", "joint": "joint-ratio"}
+        for name in list(means):
+            kind, _, k = name.partition("/")
+            if kind in ratios and k != "0":
+                means[f"{ratios[kind]}/{k}"] = means[name] - means[f"{kind}/0"]
+        return means
+
+    def _once(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """The scores at one draw of every layer."""
+        model, base = self.model, self.model.prior.base
+        scores: dict[str, Tensor] = {}
+        if has_inference(model, self.config):
+            assert model.inference is not None
+            z, log_q = model.inference.draw(x, generator=generator)
+            for k in range(base.depth):
+                heard = redrawn_from_base(base, z, range(k), generator=generator)
+                kl = (log_q - base.per_layer(heard))[:, k:].sum(1)
+                scores[f"bound/{k}"] = kl - model.likelihood.log_prob(x, heard)
+        else:
+            z = self.posterior.draw(base.sample(len(x), generator=generator), x, generator=generator)
+        scores["joint/0"] = -joint_log_density(model, x, z)
+        for k, sampler in enumerate(self.lower, start=1):
+            scores[f"joint/{k}"] = -joint_log_density(model, x, sampler.draw(z, generator=generator))
+        refined = self.posterior.draw(z, x, generator=generator)
+        scores["chain-joint"] = -joint_log_density(model, x, refined)
+        scores["prior"] = model.prior.energy_z(refined)
+        scores["reconstruction"] = (model.likelihood.mean(refined) - x).square().flatten(1).mean(1)
+        return scores
+
+
+def detections(inliers: Mapping[str, Array], outliers: Mapping[str, Array]) -> dict[str, Detection]:
+    """Figures of every score that both sets have."""
+    return {name: detection(values, outliers[name]) for name, values in inliers.items() if name in outliers}

@@ -1,0 +1,163 @@
+"""A rule that picks an outlier score, and its k, without outlier data; and a score that needs no pick.
+
+Held-out images of the training distribution are damaged in ways that need no other data set, each of which moves them
+away from the distribution by another road: towards less detail, towards more, away from its global structure with the
+local one kept, and to other grey values. The score is taken whose *worst* AUROC over these sets is the best:
+likelihoods, for one, tell noise from data but call what is simpler than the data likelier, and fail by it.
+
+What the rule sees are figures on these sets alone. It is fixed before any outlier data set is looked at, and what it
+picks is applied to all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lamina.samplers import MissingExtraError
+
+from .measures import Array
+from .outliers import Detection, detections
+
+
+@dataclass(frozen=True)
+class Typicality:
+    """How far a row's scores, all at once, are from those of held-out images of the training distribution.
+
+    The squared Mahalanobis distance of the vector of scores. It has two sides: an image that is likelier than data
+    are is as suspect as one that is less likely.
+
+    Attributes:
+        names: Of the scores it uses: ratios are left out, as differences of others.
+        centre: Their mean over the held-out images, (S,).
+        precision: Inverse of their covariance, shrunk, (S, S).
+
+    Source: Morningstar et al. (AISTATS 2021), arXiv 2006.09273. Differs: one Gaussian in place of kernel density
+    estimates of each score.
+    """
+
+    names: tuple[str, ...]
+    centre: Array
+    precision: Array
+
+    @staticmethod
+    def fit(scores: Mapping[str, Array]) -> Typicality:
+        """From scores of held-out images that nothing else is measured on.
+
+        Raises:
+            MissingExtraError: Without scikit-learn.
+        """
+        try:
+            from sklearn.covariance import LedoitWolf
+        except ImportError as error:
+            raise MissingExtraError("scikit-learn", "train", "the typicality of scores") from error
+        names = tuple(name for name in scores if "ratio" not in name)
+        table = np.stack([scores[name] for name in names], axis=1)
+        scale = np.maximum(table.std(0), 1e-9)  # the shrinkage is towards equal variances
+        fitted = LedoitWolf().fit(table / scale)
+        return Typicality(names, table.mean(0), fitted.precision_ / np.outer(scale, scale))
+
+    def __call__(self, scores: Mapping[str, Array]) -> Array:
+        """The score of every row, (N,); higher is more outlying."""
+        away = np.stack([scores[name] for name in self.names], axis=1) - self.centre
+        distance: Array = np.einsum("ni,ij,nj->n", away, self.precision, away)
+        return distance
+
+
+class Choice(NamedTuple):
+    """What the rule picks.
+
+    Attributes:
+        score: Its name.
+        worst: Its lowest AUROC over the damaged sets.
+        table: Of every score and damaged set, by score and set.
+    """
+
+    score: str
+    worst: float
+    table: dict[str, dict[str, Detection]]
+
+
+def choose(inliers: Mapping[str, Array], damaged: Mapping[str, Mapping[str, Array]]) -> Choice:
+    """Pick the score with the best worst AUROC over the damaged sets; the first of equals.
+
+    Args:
+        inliers: Scores of held-out images, by name.
+        damaged: The same for every damaged set.
+    """
+    by_set = {kind: detections(inliers, scores) for kind, scores in damaged.items()}
+    table = {score: {kind: figures[score] for kind, figures in by_set.items()} for score in inliers}
+    worst = {score: min(found.auroc for found in row.values()) for score, row in table.items()}
+    best = max(worst, key=lambda score: worst[score])
+    return Choice(best, worst[best], table)
+
+
+def damaged_sets(x: Tensor, *, generator: torch.Generator) -> dict[str, Tensor]:
+    """Damaged versions of images (N, C, H, W) in [-1, 1], by name; N of each.
+
+    Args:
+        x: Held-out images of the training distribution.
+        generator: Source of what is random in them, on the device of x.
+    """
+    return {name: damage(x, generator) for name, damage in DAMAGES.items()}
+
+
+def _blurred(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Averages over a quarter of the height and width, at every pixel: the same scene with less detail."""
+    size = 2 * (min(x.shape[2:]) // 8) + 1
+    padded = torch.nn.functional.pad(x, (size // 2,) * 4, mode="replicate")
+    return torch.nn.functional.avg_pool2d(padded, size, stride=1)
+
+
+def _noisy(x: Tensor, generator: torch.Generator) -> Tensor:
+    """One pixel in five replaced by noise: more detail."""
+    noise = 2 * torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) - 1
+    is_hit = torch.rand(x.shape, generator=generator, device=x.device) < 0.2
+    return torch.where(is_hit, noise, x)
+
+
+def _swapped(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Quarters in another order, a different one for each image: local structure without the global one."""
+    height, width = x.shape[2] // 2, x.shape[3] // 2
+    quarters = torch.stack([x[:, :, i : i + height, j : j + width] for i in (0, height) for j in (0, width)], dim=1)
+    shift = torch.randint(1, 4, (len(x),), generator=generator, device=x.device)
+    order = (torch.arange(4, device=x.device) + shift.unsqueeze(1)) % 4
+    quarters = quarters[torch.arange(len(x), device=x.device).unsqueeze(1), order]
+    upper, lower = (torch.cat([quarters[:, i], quarters[:, i + 1]], dim=3) for i in (0, 2))
+    swapped = x.clone()
+    swapped[:, :, : 2 * height, : 2 * width] = torch.cat([upper, lower], dim=2)
+    return swapped
+
+
+def _halved(x: Tensor, generator: torch.Generator) -> Tensor:
+    """The left half of one image beside the right half of another: each half is as it should be."""
+    other = x.roll(1 + int(torch.randint(len(x) - 1, (), generator=generator, device=x.device)), dims=0)
+    half = x.shape[3] // 2
+    return torch.cat([x[..., :half], other[..., half:]], dim=3)
+
+
+def _thinned(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Outlines alone, as bright as the image was: simpler than the image, and sharp."""
+    inner = -torch.nn.functional.max_pool2d(torch.nn.functional.pad(-x, (1,) * 4, mode="replicate"), 3, stride=1)
+    return (x - inner - 1).clamp(-1, 1)
+
+
+def _inverted(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Dark is bright."""
+    return -x
+
+
+DAMAGES: Mapping[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "blurred": _blurred,
+    "noisy": _noisy,
+    "swapped": _swapped,
+    "halved": _halved,
+    "thinned": _thinned,
+    "inverted": _inverted,
+}
+"""Every damage by name."""
