@@ -53,15 +53,18 @@ from .diagnostics.streaming import StreamingDiagnostics, StreamingMoments
 from .driver import Run, Samples, run, sample
 from .energy import Energy, HasValueAndGrad, Target, from_log_prob
 from .errors import (
+    BuildError,
     EnergyError,
     LaminaError,
     MissingExtraError,
+    NotTraceableError,
     NumericalWarning,
     ParameterError,
     PositionError,
     StateError,
     UnknownNameError,
 )
+from .explanation import Explanation, explain
 from .kernel import Info, InfoLike, Kernel, Params, PlainKernel, State, StateLike
 from .kernels.barker import Barker
 from .kernels.blocks import Blocks, BlocksParams
@@ -120,6 +123,7 @@ __all__ = [
     "Blocks",
     "BlocksParams",
     "Bracket",
+    "BuildError",
     "ChEES",
     "Chains",
     "Clipped",
@@ -129,6 +133,7 @@ __all__ = [
     "DualAveragingState",
     "Energy",
     "EnergyError",
+    "Explanation",
     "FrictionParams",
     "GHMCParams",
     "GeneratorNoise",
@@ -153,6 +158,7 @@ __all__ = [
     "NoiseFreeLangevin",
     "NoiseSource",
     "NormalBase",
+    "NotTraceableError",
     "NumericalWarning",
     "ParallelTempering",
     "ParameterError",
@@ -196,6 +202,7 @@ __all__ = [
     "ess_quantile",
     "ess_sd",
     "ess_tail",
+    "explain",
     "from_log_prob",
     "geometric_ladder",
     "kernel_from_dict",

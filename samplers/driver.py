@@ -157,9 +157,11 @@ def sample(
             moves a few chains at a time anyway.
         engine: "native" turns kernel and energy into one compiled program, which moves chains many times faster; it
             needs a C++ compiler, chains on the CPU, and an energy of up to some thousand operations on numbers, whose
-            course depends on no value (`docs/engines.md`). "eager" runs any energy anywhere, operation by operation.
-            "auto" is native where that is possible, else eager; `Samples.engine` says which, and why. Engines see the
-            same counter-based noise. With a generator the native engine asks it for a seed.
+            course depends on no value (`docs/engines.md`). "compile" is `torch.compile` of the step, for energies with
+            networks and for GPUs; the first step takes ten to thirty seconds. "eager" runs any energy anywhere,
+            operation by operation. "auto" is native where that is possible, compile for long runs, else eager;
+            `Samples.engine` says which, and why, and `explain` says so beforehand. Engines see the same counter-based
+            noise. With a generator the native engine asks it for a seed.
         show_progress: None shows a bar where standard error is a terminal.
 
     Returns:
@@ -169,16 +171,25 @@ def sample(
         EnergyError: If the energy breaks its contract, or a chain starts where it is not finite.
         PositionError: If the positions or the context do not fit together.
         ParameterError: If a count or number is out of range.
-        NotTraceableError: If engine="native" is not possible.
+        NotTraceableError: If engine="native" or engine="compile" is not possible.
         BuildError: If engine="native" finds no compiler, or it fails.
     """
     check_count("num_samples", num_samples, 1)
     check_count("num_warmup", num_warmup, 0)
     check_count("thinning", thinning, 1)
-    chains, source = _start(kernel, initial, params, generator, noise)
+    chains, source = start_chains(kernel, initial, params, generator, noise)
     _check_fields(kernel, collect)
     runner, state = start_engine(
-        engine, energy, kernel, chains, source, context, temperature, chain_batch_size, check=check_start
+        engine,
+        energy,
+        kernel,
+        chains,
+        source,
+        context,
+        temperature,
+        chain_batch_size,
+        num_steps=num_warmup + num_samples * thinning,
+        check=check_start,
     )
     report = None
     with progress(num_warmup + num_samples, type(kernel).__name__, enabled=show_progress) as bar:
@@ -247,8 +258,10 @@ def run(
         Final positions without a graph, and a summary per chain.
     """
     check_count("num_steps", num_steps, 0)
-    chains, source = _start(kernel, initial, params, generator, noise)
-    runner, state = start_engine(engine, energy, kernel, chains, source, context, temperature, chain_batch_size)
+    chains, source = start_chains(kernel, initial, params, generator, noise)
+    runner, state = start_engine(
+        engine, energy, kernel, chains, source, context, temperature, chain_batch_size, num_steps
+    )
     start, totals = state, Totals(kernel, state, has_moves=False)
     state, fields = runner.advance(state, num_steps, 1, totals, None, ("energy",) if record_energies else ())
     energies = torch.cat((start.energy.unsqueeze(0), *fields.values())) if record_energies else None
@@ -264,13 +277,14 @@ def run(
     )
 
 
-def _start(
+def start_chains(
     kernel: Kernel[Any],
     initial: Position | Chains,
     params: Params | None,
     generator: torch.Generator | None,
     noise: NoiseSource | int | None,
 ) -> tuple[Chains, NoiseSource]:
+    """Where a run begins, and where its randomness comes from; for the arguments, see `sample`."""
     if not isinstance(kernel, Kernel):
         raise ParameterError(f"kernel must be a Kernel, such as HMC(step_size=0.1); got {kernel!r}.")
     source = _noise_source(generator, noise)

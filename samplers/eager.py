@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from .chains import Chains
 from .checks import check_count
 from .energy import Energy, Target
-from .kernel import InfoLike, Kernel, StateLike, is_per_chain
+from .kernel import InfoLike, Kernel, Noise, StateLike, is_per_chain
 from .noise import NoiseSource
 from .totals import Totals
 
@@ -43,11 +43,14 @@ class Eager:
         size = num_chains if chain_batch_size is None else check_count("chain_batch_size", chain_batch_size, 1)
         target = Target(energy, chains.layout, num_chains, context=context, temperature=temperature)
         slices = [slice(first, first + size) for first in range(0, num_chains, size)]
-        self._parts = [(index, target.rows(index)) for index in slices] if len(slices) > 1 else [(slice(None), target)]
+        self._parts: list[tuple[slice, Target]] = (
+            [(index, target.rows(index)) for index in slices] if len(slices) > 1 else [(slice(None), target)]
+        )
         self._layout, self._matrix, self._memory, self._noise = chains.layout, chains.matrix, chains.memory, noise
         self._steps = chains.num_steps
         self.reason = "eager: asked for"
         self.kernel = kernel
+        self._move: Callable[..., tuple[StateLike, InfoLike]] = kernel.step
         self.params = chains.params
         self.num_chains = num_chains
 
@@ -69,14 +72,17 @@ class Eager:
 
     def step(self, state: StateLike) -> tuple[StateLike, InfoLike]:
         """Move all chains once, with the parameters as they are now."""
+        noise = self._noise.draw(self.kernel.sites, state.position, self._steps)
+        self._steps += 1
+        return self._move_all(state, noise)
+
+    def _move_all(self, state: StateLike, noise: Noise) -> tuple[StateLike, InfoLike]:
         with torch.no_grad():
-            noise = self._noise.draw(self.kernel.sites, state.position, self._steps)
-            self._steps += 1
             if len(self._parts) == 1:
-                return self.kernel.step(self._parts[0][1], state, noise, self.params)
+                return self._move(self._parts[0][1], state, noise, self.params)
             sites = self.kernel.sites
             results = [
-                self.kernel.step(
+                self._move(
                     target,
                     _rows_of_state(state, index),
                     {name: values if sites[name].is_shared else values[index] for name, values in noise.items()},

@@ -145,10 +145,7 @@ class Target:
         with torch.enable_grad():
             leaf = x.clone() if x.is_inference() else x.detach()
             value, grad = self._by_autograd(leaf) if self._own_gradient is None else self._by_itself(leaf)
-        value = value.detach().unsqueeze(-1)
-        if self._inverse_temperature is None:
-            return value, grad
-        return value * self._inverse_temperature, (grad * self._inverse_temperature).to(x.dtype)
+        return self._tempered(value, grad)
 
     def energy(self, x: Tensor) -> Tensor:
         """Energies (C, 1) at x (C, D) without their gradient, which they need not have; else like a call."""
@@ -157,6 +154,13 @@ class Target:
         self._check(value, x)
         value = value.detach().unsqueeze(-1)
         return value if self._inverse_temperature is None else value * self._inverse_temperature
+
+    def _tempered(self, value: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies (C,) as a column without a graph, and gradients, both over the temperature."""
+        value = value.detach().unsqueeze(-1)
+        if self._inverse_temperature is None:
+            return value, grad
+        return value * self._inverse_temperature, (grad * self._inverse_temperature).to(grad.dtype)
 
     def _by_autograd(self, leaf: Tensor) -> tuple[Tensor, Tensor]:
         leaf.requires_grad_(True)

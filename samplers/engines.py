@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
+import torch
 from torch import Tensor
 
 from .chains import Chains
+from .compiled import Compiled
 from .eager import Eager
 from .energy import Energy
 from .errors import BuildError, NotTraceableError, UnknownNameError
@@ -16,11 +19,14 @@ from .kernel import InfoLike, Kernel, StateLike
 from .noise import NoiseSource
 from .totals import Totals
 
-EngineName: TypeAlias = Literal["auto", "native", "eager"]
+EngineName: TypeAlias = Literal["auto", "native", "compile", "eager"]
 """How to run: see `sample`."""
 
 DEFAULT_VARIABLE = "LAMINA_ENGINE"
 """Environment variable that names what "auto" stands for."""
+
+COMPILE_FROM: Mapping[str, int] = {"cpu": 20_000, "cuda": 5_000}
+"""Steps that win back the ten to thirty seconds of `torch.compile`, by kind of device."""
 
 
 class Engine(Protocol):
@@ -72,6 +78,7 @@ def start_engine(
     context: Any,
     temperature: float | Tensor,
     chain_batch_size: int | None,
+    num_steps: int,
     check: Callable[[Tensor, Tensor], None] | None = None,
 ) -> tuple[Engine, StateLike]:
     """The engine of a name, and where it starts.
@@ -85,29 +92,72 @@ def start_engine(
         context: See `sample`.
         temperature: See `sample`.
         chain_batch_size: See `sample`.
+        num_steps: Steps that the run is going to take, warm-up included.
         check: Raises where a start of these energies (C, 1) and gradients (C, D) will not do.
 
     Raises:
         UnknownNameError: If there is no such engine.
-        NotTraceableError: If "native" is asked for by name, and kernel or energy cannot be traced.
+        NotTraceableError: If "native" or "compile" is asked for by name, and kernel or energy cannot be traced.
         BuildError: If "native" is asked for by name, and cannot be compiled.
     """
-    if name == "auto":
-        name = os.environ.get(DEFAULT_VARIABLE, "auto")  # type: ignore[assignment]
-    if name not in get_args(EngineName):
-        raise UnknownNameError("engine", name, get_args(EngineName))
+    name = resolve(name)
     eager = Eager(energy, kernel, chains, noise, context, temperature, chain_batch_size)
     state = eager.init()
     if check is not None:
         check(state.energy, state.grad)
     if name == "eager":
         return eager, state
-    from .native import Native  # takes a while to import, and not everybody needs it
+    refusals = []
+    if name != "compile":
+        from .native import Native  # takes a while to import, and not everybody needs it
 
-    try:
-        return Native(energy, kernel, chains, noise, context, temperature, state), state
-    except (NotTraceableError, BuildError) as error:
-        if name == "native":
-            raise
-        eager.reason = f"eager, since native is not possible: {error}"
-        return eager, state
+        try:
+            return Native(energy, kernel, chains, noise, context, temperature, state), state
+        except (NotTraceableError, BuildError) as error:
+            if name == "native":
+                raise
+            refusals.append(no_native(error))
+    if name == "compile" or compiling_pays(num_steps, chains.matrix.device):
+        try:
+            compiled = Compiled(energy, kernel, chains, noise, context, temperature, chain_batch_size, state)
+        except NotTraceableError as error:
+            if name == "compile":
+                raise
+            refusals.append(f"nor can it be compiled: {error}")
+        else:
+            compiled.reason = "; ".join((compiled.reason, *refusals))
+            return compiled, state
+    else:
+        refusals.append(too_short(num_steps, chains.matrix.device))
+    eager.reason = f"eager, since {'; '.join(refusals)}"
+    return eager, state
+
+
+def resolve(name: EngineName) -> EngineName:
+    """The name itself; or, for "auto", what the environment says it stands for.
+
+    Raises:
+        UnknownNameError: If there is no such engine.
+    """
+    if name == "auto":
+        name = os.environ.get(DEFAULT_VARIABLE, "auto")  # type: ignore[assignment]
+    if name not in get_args(EngineName):
+        raise UnknownNameError("engine", name, get_args(EngineName))
+    return name
+
+
+def compiling_pays(num_steps: int, device: torch.device) -> bool:
+    """Whether "auto" compiles what it cannot run natively: a matter of length and device, never of timings."""
+    return num_steps >= COMPILE_FROM.get(device.type, math.inf)
+
+
+def no_native(error: Exception) -> str:
+    """Why it is not the native engine, in words."""
+    return f"native is not possible: {error}"
+
+
+def too_short(num_steps: int, device: torch.device) -> str:
+    """Why it is not the compiled engine, in words."""
+    if device.type not in COMPILE_FROM:
+        return f"compile is not chosen on {device.type}"
+    return f"{num_steps} steps are too few for compile to pay, which it does from {COMPILE_FROM[device.type]} on"

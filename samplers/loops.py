@@ -68,7 +68,7 @@ def _repeat_in_graph(num: int, body: Callable[..., CarryT], carry: CarryT) -> Ca
         return i + 1, *(after.clone(memory_format=torch.contiguous_format) for after in body(*carry))
 
     start = (torch.zeros((), dtype=torch.int64), *(before.contiguous() for before in carry))
-    _, *after = while_loop(lambda i, *_: i < num, one_more, start)
+    _, *after = while_loop(lambda i, *_: i < num, one_more, start)  # type: ignore[no-untyped-call]
     return tuple(after)  # type: ignore[return-value]
 
 

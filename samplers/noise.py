@@ -148,7 +148,8 @@ class CounterNoise:
 
     def draw(self, sites: Mapping[str, Site], position: Tensor, step: int) -> dict[str, Any]:
         """See `NoiseSource`."""
-        chains = _Chains(self.first_chain, *position.shape, position.dtype, position.device)
+        num_chains, dim = position.shape
+        chains = _Chains(self.first_chain, num_chains, dim, position.dtype, position.device)
         if (self.seed, chains) != self._served:
             self._served, self._ahead = (self.seed, chains), {}
         return {name: self._noise_of(name, site, chains, step) for name, site in sites.items()}
@@ -202,7 +203,7 @@ class _Chains(NamedTuple):
         if site.kind == "normal":
             radius, angle = torch.sqrt(-2 * torch.log(one)), 2 * math.pi * other
             one, other = radius * torch.cos(angle), radius * torch.sin(angle)
-        words = torch.stack((one, other), dim=-1).flatten(2)[..., :columns]
+        words = torch.stack((one, other), dim=-1).flatten(2)[..., :columns].contiguous()
         return words.to(self.dtype) if site.kind == "normal" else words
 
 

@@ -32,7 +32,8 @@ def threefry2x32(key: tuple[Word, Word], counter: tuple[Tensor, Tensor], *, roun
         Two int64 tensors of pseudo-random words in [0, 2**32), of the broadcast shape.
     """
     keys = [_signed(word) for word in (*key, key[0] ^ key[1] ^ _PARITY)]
-    broadcast = torch.broadcast_tensors(_signed(counter[0]) + keys[0], _signed(counter[1]) + keys[1])
+    start = _signed(counter[0]) + keys[0], _signed(counter[1]) + keys[1]
+    broadcast = torch.broadcast_tensors(*start)  # type: ignore[no-untyped-call]
     x, y = (word.clone(memory_format=torch.contiguous_format) for word in broadcast)
     for i in range(rounds):
         x += y

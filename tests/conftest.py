@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from lamina.samplers.engines import DEFAULT_VARIABLE
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread_for_all() -> Iterator[None]:
@@ -17,6 +19,14 @@ def _one_thread_for_all() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _eager_unless_asked() -> Iterator[None]:
+    """What leaves the engine open is not about engines, and is fastest where nothing has to be compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(DEFAULT_VARIABLE, "eager")
+        yield
 
 
 @pytest.fixture(autouse=True)

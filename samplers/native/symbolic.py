@@ -84,6 +84,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.program = program
         self.captured: list[Tensor] = []
         self.demands: list[Array] = []
+        self._made: list[Tensor] = []
         self._outer: list[Tracer | None] = []
 
     def __enter__(self) -> Self:
@@ -121,10 +122,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise NotTraceableError(f"out= of aten.{name}")
         is_in_place = name.endswith("_") and not name.endswith("__")
         if not any(isinstance(tensor, Symbolic) for tensor in tensors):
-            if is_in_place and tensors:
+            if not tensors:
+                return self._constant(func(*args, **kwargs))
+            if is_in_place and not self._is_own(tensors[0]):
                 raise NotTraceableError(f"a write to a tensor that the energy captures (aten.{name})")
             result = func(*args, **kwargs)
-            return result if tensors else self._constant(result)
+            self._made += [made for made in _tensors([result]) if not _shares_memory(made, tensors)]
+            return result
         if is_in_place:
             return self._in_place(func, name, args, kwargs)
         return self.apply(func, name, args, kwargs)
@@ -148,6 +152,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _in_place(self, func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
         target = args[0]
+        if self._is_own(target) and not any(map(_has_values, _tensors(args))):
+            return func(target, *map(_with_values, args[1:]), **kwargs)  # type: ignore[no-any-return]
         if not isinstance(target, Symbolic) or not target.numbers.flags.writeable:
             raise NotTraceableError(f"a write to an input or to a tensor that the energy captures (aten.{name})")
         if name in ("copy_", "fill_"):
@@ -159,6 +165,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 new = getattr(torch.ops.aten, name[:-1])(*args, **kwargs)
         target.numbers[...] = self.array(new, KINDS[target.dtype])  # arrays share memory as the tensors would
         return target
+
+    def _is_own(self, tensor: Tensor) -> bool:
+        """Whether a tensor was made from captured ones while tracing, and the program does not read it yet."""
+        if isinstance(tensor, Symbolic):
+            return False
+        return _shares_memory(tensor, self._made) and not _shares_memory(tensor, self.captured)
 
     def array(self, operand: Any, kind: Kind) -> Array:
         """The values of a tensor or number, of some kind."""
@@ -247,6 +259,11 @@ def _with_values(arg: Any) -> Any:
     if isinstance(arg, list | tuple):
         return type(arg)(map(_with_values, arg))
     return torch.tensor(arg.numbers.tolist(), dtype=arg.dtype) if isinstance(arg, Symbolic) else arg
+
+
+def _shares_memory(tensor: Tensor, others: Sequence[Tensor]) -> bool:
+    """Whether a tensor is a view of one of the others, or they of it."""
+    return tensor.untyped_storage()._cdata in {other.untyped_storage()._cdata for other in others}
 
 
 def _plain(number: float, kind: Kind) -> Operand:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..checks import check_count, check_fraction, check_positive
 from ..driver import sample
+from ..engines import EngineName
 from ..errors import NumericalWarning, ParameterError
 from ..kernel import Kernel, with_step_size
 from ..noise import GeneratorNoise
@@ -112,6 +113,7 @@ def check_kernel(
     max_shift: float = 0.035,
     min_movement: float = 0.02,
     seed: int = 0,
+    engine: EngineName = "eager",
 ) -> Report:
     """Check that a kernel is exact, and that it keeps its contract.
 
@@ -136,6 +138,7 @@ def check_kernel(
         max_shift: Kolmogorov distance from the exact law that must be found with probability 0.99.
         min_movement: See `InvarianceReport.movement`.
         seed: Of all randomness here; the global generator is neither used nor moved.
+        engine: What moves the chains in the tests of exactness, see `sample`; the contract is the kernel's own.
 
     Returns:
         The report; nothing is raised where a kernel fails, unless the kernel raises it.
@@ -151,7 +154,7 @@ def check_kernel(
     check_positive("max_shift", max_shift)
     with torch.random.fork_rng(devices=[]):  # a kernel under test may draw from the global generator
         settings = [
-            _Setting(kernel, target, mass, num_warmup, seed)
+            _Setting(kernel, target, mass, num_warmup, seed, engine)
             for target, mass in zip(targets, itertools.cycle(MASSES.values()), strict=False)
         ]
         reports = tuple(
@@ -178,6 +181,7 @@ class _Setting:
     mass: Callable[[int], Tensor | None]
     num_warmup: int
     seed: int
+    engine: EngineName
 
     def start(self, num: int, dtype: torch.dtype, generator: torch.Generator | None = None) -> Position:
         return self.target.sample(num, generator=generator or self._generator(0), dtype=dtype)
@@ -231,6 +235,7 @@ class _Setting:
             memory=None if memory is None else memory(self.target, start, generator),
             false_alarm=false_alarm,
             min_movement=min_movement,
+            engine=self.engine,
         )
 
     def bench(self, dtype: torch.dtype) -> Bench:

@@ -21,6 +21,7 @@ from ..chains import Chains
 from ..checks import check_count
 from ..driver import run
 from ..energy import Energy
+from ..engines import EngineName
 from ..errors import ParameterError, PositionError
 from ..kernel import Kernel, Params
 from ..noise import CounterNoise, NoiseSource
@@ -129,6 +130,7 @@ def check_invariance(
     memory: Mapping[str, Tensor] | None = None,
     false_alarm: float = 1e-6,
     min_movement: float = 0.05,
+    engine: EngineName = "eager",
 ) -> InvarianceReport:
     """Check that a kernel with fixed parameters leaves its target invariant.
 
@@ -149,6 +151,7 @@ def check_invariance(
             what the kernel makes of a position alone. Parallel tempering needs it: other replicas have other laws.
         false_alarm: Probability, at most, that an exact kernel fails any comparison; split evenly over them.
         min_movement: See `InvarianceReport.movement`.
+        engine: What moves the chains, see `sample`.
 
     Returns:
         The report; nothing is raised where a kernel fails.
@@ -167,7 +170,7 @@ def check_invariance(
     source = CounterNoise(noise) if isinstance(noise, int) else noise
     params = kernel.init_params(exact_draws) if params is None else params
     chains = Chains(start.detach(), layout, params, source.state_dict(), 0, memory or {})
-    result = run(energy, kernel, chains, num_steps=num_steps, noise=source)
+    result = run(energy, kernel, chains, num_steps=num_steps, noise=source, engine=engine)
     end = layout.ravel(result.position)
 
     exact = dict(zip(_names(layout.dim), cdfs, strict=False))

@@ -2,7 +2,8 @@
 
 A probe, a kernel that stays where it is, tells values and gradients of many functions at once; both engines run it, and
 have to agree: on random numbers up to rounding, and on NaN, infinities, zeros and denormals about what is undefined or
-infinite. Where an input is NaN, gradients are not compared: PyTorch itself gives now zero, now NaN.
+infinite. Where an input is NaN or a value infinite, gradients are not compared: no chain stands there, and PyTorch
+itself gives now zero, now NaN.
 """
 
 from __future__ import annotations
@@ -137,7 +138,6 @@ REDUCTIONS: dict[str, Function] = {
     "var": lambda x: x.var(1),
     "var_biased": lambda x: x.var(1, unbiased=False),
     "std": lambda x: x.std(1),
-    "var_mean": lambda x: torch.cat(torch.var_mean(x, 1, keepdim=True), 1),
     "amax": lambda x: x.amax(1),
     "amin": lambda x: x.amin(1),
     "max_with_index": lambda x: x.max(1).values,
@@ -161,7 +161,6 @@ REDUCTIONS: dict[str, Function] = {
     "cosine_similarity": lambda x: functional.cosine_similarity(x, ROW, dim=1),
     "layer_norm": lambda x: functional.layer_norm(x, (3,), V3, V3),
     "rms_norm": lambda x: functional.rms_norm(x, (3,)),
-    "group_norm": lambda x: functional.group_norm(x.repeat(1, 2), 2),
     "batch_norm_that_is_frozen": lambda x: functional.batch_norm(x, V3, V3.abs(), V3, V3),
 }
 
@@ -179,10 +178,12 @@ PRODUCTS: dict[str, Function] = {
     "cross": lambda x: torch.linalg.cross(x, ROW.expand_as(x)),
     "transposed_columns": lambda x: (M33 @ x.T).T,
     "pairwise_distance": lambda x: functional.pairwise_distance(x, ROW),
-    "cdist": lambda x: torch.cdist(x, M43),
+    "cdist": lambda x: torch.cdist(x, M43, compute_mode="donot_use_mm_for_euclid_dist"),
 }
 
 FACTORS: dict[str, Function] = {
+    "var_mean": lambda x: torch.cat(torch.var_mean(x, 1, keepdim=True), 1),
+    "group_norm": lambda x: functional.group_norm(x.repeat(1, 2), 2),
     "solve_triangular": lambda x: torch.linalg.solve_triangular(M33.tril() + SPREAD, x.T, upper=False).T,
     "solve_triangular_upper": lambda x: torch.linalg.solve_triangular(M33.triu() + SPREAD, x.T, upper=True).T,
     "solve_triangular_right": lambda x: torch.linalg.solve_triangular(
@@ -384,7 +385,7 @@ def _round(x: Tensor) -> Tensor:
 def inputs(dtype: torch.dtype, *, has_special: bool) -> Tensor:
     """Random rows, and rows of special numbers in different orders."""
     x = torch.randn(61, 3, generator=torch.Generator().manual_seed(1), dtype=dtype)
-    tiny, huge = torch.finfo(dtype).smallest_normal, torch.finfo(dtype).max / 4
+    tiny, huge = torch.finfo(dtype).smallest_normal, torch.finfo(dtype).max ** 0.49  # its square is finite
     special = torch.tensor([*INFINITE, tiny / 8, -tiny / 64, huge, -huge], dtype=dtype)
     rows = torch.stack([special, special.roll(7), special.roll(3)], 1)
     return torch.cat([x, rows]) if has_special else x
@@ -396,22 +397,21 @@ def told(group: str, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def assert_same(told: tuple[Any, Any], name: str, x: Tensor, tolerance: float) -> None:
-    is_nan = x.isnan().any(1, keepdim=True)
+    """Up to a tolerance relative to the largest number of a row."""
+    is_ordinary = getattr(told[1], f"{name}_value").isfinite().all(1, keepdim=True) & ~x.isnan().any(1, keepdim=True)
     for what in ("value", "grad"):
         ours, theirs = (getattr(one, f"{name}_{what}") for one in told)
         assert ours.dtype == theirs.dtype
         if what == "grad":
-            ours, theirs = (torch.where(is_nan, 0.0, one) for one in (ours, theirs))
+            ours, theirs = (torch.where(is_ordinary, one, 0.0) for one in (ours, theirs))
         ours, theirs = ours.double(), theirs.double()
-        scale = torch.where(theirs.isfinite(), theirs.abs(), 0.0).amax(1, keepdim=True).expand_as(theirs) + 1
-        torch.testing.assert_close(
-            ours / scale, theirs / scale, rtol=0, atol=tolerance, equal_nan=True, msg=what_differs
-        )
+        scale = torch.where(theirs.isfinite(), theirs.abs(), 0.0).amax(1, keepdim=True) + 1
+        torch.testing.assert_close(ours / scale, theirs / scale, rtol=0, atol=tolerance, equal_nan=True)
 
 
 @pytest.mark.parametrize(("group", "name"), CASES, ids=[f"{group}-{name}" for group, name in CASES])
 def test_operator(group: str, name: str) -> None:
-    """Up to some twenty roundings, relative to the largest number of a row."""
+    """Up to some fifty roundings."""
     assert_same(told(group, torch.float64), name, inputs(torch.float64, has_special=True), 1e-14)
 
 

@@ -104,6 +104,29 @@ def test_chains_steps_columns_and_sites_are_distinct() -> None:
     assert len(torch.unique(rows, dim=0)) == 20 * 2 * 50
 
 
+@pytest.mark.parametrize("num_chains", [1, 7, 40_000], ids=["many-ahead", "some-ahead", "one-by-one"])
+def test_what_is_worked_out_ahead_is_what_each_step_would_get(num_chains: int) -> None:
+    """In order, back again, and far ahead; indexed noise likewise."""
+    sites = SITES | {"length": Site("uniform", 1, is_shared=True), "leaf": Site("normal", "D", is_indexed=True)}
+    source, x = CounterNoise(11, first_chain=3), like(num_chains, 3)
+    for step in (*range(9), 4, 5, 10**6):
+        drawn, alone = (noise.draw(sites, x, step) for noise in (source, CounterNoise(11, first_chain=3)))
+        assert all(torch.equal(drawn[name], alone[name]) for name in sites if name != "leaf")
+        for k in (0, 1, 2, 7, 1):
+            index = torch.full((num_chains, 1), k)
+            other = CounterNoise(11, first_chain=3).draw(sites, x, step)["leaf"]
+            assert torch.equal(drawn["leaf"].at(index), other.at(index))
+
+
+def test_noise_follows_the_chains_it_is_asked_for() -> None:
+    source = CounterNoise(11)
+    for x in (like(4, 2), like(5, 2), like(5, 3), like(5, 3, torch.float32)):
+        for step in range(3):
+            drawn, alone = (noise.draw(SITES, x, step) for noise in (source, CounterNoise(11)))
+            assert all(torch.equal(drawn[name], alone[name]) for name in SITES)
+            assert drawn["xi"].dtype == x.dtype
+
+
 def test_another_site_changes_no_others_noise() -> None:
     few = CounterNoise(1).draw({"xi": SITES["xi"]}, like(4, 3), 2)
     many = CounterNoise(1).draw(SITES, like(4, 3), 2)

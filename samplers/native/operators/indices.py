@@ -83,7 +83,8 @@ def _scattered(
     """Numbers put where an index says: every entry along the axis asks whether it is meant."""
     kind, dim = tracer.kind(x.dtype), dim % x.ndim
     values: Any = tracer.array(x, kind).copy()
-    at, new = tracer.array(index, "int"), tracer.array(part, kind)
+    at: Any = tracer.array(index, "int")
+    new: Any = tracer.array(part, kind)
     new = new if new.ndim else np.broadcast_to(new, at.shape)
     for place in np.ndindex(*at.shape):
         for k in range(values.shape[dim]):

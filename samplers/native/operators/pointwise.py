@@ -45,7 +45,7 @@ def _add(tracer: Tracer, x: Any, y: Any, *, alpha: float = 1, name: str = "add")
 
 @rule("sub")
 def _sub(tracer: Tracer, x: Any, y: Any, *, alpha: float = 1) -> Symbolic:
-    return _add(tracer, x, y, alpha=alpha, name="sub")  # type: ignore[no-any-return]
+    return _add(tracer, x, y, alpha=alpha, name="sub")
 
 
 @rule("rsub")
@@ -75,7 +75,7 @@ def _reciprocal(tracer: Tracer, x: Tensor) -> Symbolic:
 
 @rule("rsqrt")
 def _rsqrt(tracer: Tracer, x: Tensor) -> Symbolic:
-    return _reciprocal(tracer, pointwise(tracer, "sqrt", x, dtype=floating(x.dtype)))  # type: ignore[no-any-return]
+    return _reciprocal(tracer, pointwise(tracer, "sqrt", x, dtype=floating(x.dtype)))
 
 
 @rule("neg")
@@ -211,7 +211,7 @@ _logical(("bitwise_right_shift", "__rshift__"), "shift_right", is_bitwise=True)
 
 
 @rule("bitwise_xor", "__xor__", "logical_xor")
-def _xor(tracer: Tracer, x: Any, y: Any) -> Symbolic:
+def _xor(tracer: Tracer, x: Any, y: Any) -> Any:
     if result_type(x, y) != torch.bool:
         return NotImplemented
     return tracer.tensor(
@@ -221,7 +221,7 @@ def _xor(tracer: Tracer, x: Any, y: Any) -> Symbolic:
 
 
 @rule("logical_not", "bitwise_not")
-def _not(tracer: Tracer, x: Tensor) -> Symbolic:
+def _not(tracer: Tracer, x: Tensor) -> Any:
     if x.dtype != torch.bool:
         return NotImplemented
     return pointwise(tracer, "not", x, dtype=torch.bool)

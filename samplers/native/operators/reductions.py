@@ -66,6 +66,35 @@ def _mean(
     return total * (total.numel() / x.numel())
 
 
+@rule("var")
+def _var(
+    tracer: Tracer,
+    x: Tensor,
+    dim: Any = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> Any:
+    deviation = x - _mean(tracer, x, dim, keepdim=True)
+    total = _sum(tracer, deviation * deviation, dim, keepdim)
+    freedom = x.numel() / max(total.numel(), 1) - (int(unbiased) if correction is None else correction)
+    return total * (1 / freedom if freedom > 0 else math.inf)
+
+
+@rule("var_mean")
+def _var_mean(
+    tracer: Tracer,
+    x: Tensor,
+    dim: Any = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> Any:
+    return _var(tracer, x, dim, unbiased, keepdim, correction=correction), _mean(tracer, x, dim, keepdim)
+
+
 @rule("amax")
 def _amax(tracer: Tracer, x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     if x.dtype == torch.bool:

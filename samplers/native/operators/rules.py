@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,14 +13,16 @@ from ..symbolic import Array, Symbolic, Tracer
 Rule: TypeAlias = Callable[..., Any]
 """Gets a tracer and the operator's arguments as PyTorch passes them; `NotImplemented`: there is no rule for these."""
 
+RuleT = TypeVar("RuleT", bound=Rule)
+
 RULES: dict[str, Rule] = {}
 """By the operator's name."""
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def rule(*names: str) -> Callable[[RuleT], RuleT]:
     """Make a function the rule of some operators."""
 
-    def register(function: Rule) -> Rule:
+    def register(function: RuleT) -> RuleT:
         RULES.update(dict.fromkeys(names, function))
         return function
 

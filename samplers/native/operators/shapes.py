@@ -86,9 +86,30 @@ def _repeat(tracer: Tracer, x: Tensor, times: Sequence[int]) -> Symbolic:
     return moved(tracer, x, lambda values: np.tile(values, tuple(times)))
 
 
+def _diagonal_of(values: Array, offset: int, dim1: int, dim2: int) -> Array:
+    diagonal = values.diagonal(offset, dim1, dim2)
+    diagonal.flags.writeable = values.flags.writeable  # NumPy says no by default
+    return diagonal
+
+
 @rule("diagonal")
 def _diagonal(tracer: Tracer, x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Symbolic:
-    return moved(tracer, x, lambda values: values.diagonal(offset, dim1, dim2))
+    return moved(tracer, x, lambda values: _diagonal_of(values, offset, dim1, dim2))
+
+
+@rule("diagonal_scatter")
+def _diagonal_scatter(
+    tracer: Tracer, x: Tensor, part: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
+) -> Symbolic:
+    kind = tracer.kind(x.dtype)
+    values = tracer.array(x, kind).copy()
+    _diagonal_of(values, offset, dim1, dim2)[...] = tracer.array(part, kind)
+    return tracer.tensor(values, x.dtype)
+
+
+@rule("diagonal_backward")
+def _diagonal_backward(tracer: Tracer, grad: Tensor, shape: Sequence[int], *where: int) -> Symbolic:
+    return _diagonal_scatter(tracer, grad.new_zeros(shape), grad, *where)
 
 
 def _place(dim: int, ndim: int, where: Any) -> tuple[Any, ...]:

@@ -1,0 +1,135 @@
+"""Which engine runs: names, what "auto" stands for, and what `explain` says beforehand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lamina.samplers import (
+    HMC,
+    MALA,
+    RandomisedHMC,
+    UnknownNameError,
+    engines,
+    explain,
+    run,
+    sample,
+)
+from lamina.samplers.engines import COMPILE_FROM, compiling_pays, too_short
+
+PRECISION = torch.tensor([[2.0, -1.5], [-1.5, 2.0]])
+
+
+def gaussian(x: Tensor) -> Tensor:
+    return 0.5 * ((x @ PRECISION) * x).sum(-1)
+
+
+class Wide(nn.Module):
+    """A network too wide for a program of numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.net = nn.Sequential(nn.Linear(2, 128), nn.Tanh(), nn.Linear(128, 128), nn.Tanh(), nn.Linear(128, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        values: Tensor = self.net(x).squeeze(-1) + 0.5 * x.square().sum(-1)
+        return values
+
+
+@pytest.fixture(autouse=True)
+def _auto_is_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(engines.DEFAULT_VARIABLE, raising=False)
+
+
+@pytest.fixture
+def start() -> Tensor:
+    return torch.linspace(-1, 1, 10).reshape(5, 2)
+
+
+@pytest.fixture
+def _no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAMINA_CXX", "/nonexistent/compiler")
+
+
+@pytest.mark.parametrize("call", [sample, run])
+def test_unknown_names(call: Any, start: Tensor) -> None:
+    steps = {"num_samples": 1} if call is sample else {"num_steps": 1}
+    with pytest.raises(UnknownNameError, match=r"unknown engine 'nativ'\. Did you mean 'native'"):
+        call(gaussian, MALA(), start, noise=0, engine="nativ", **steps)
+
+
+@pytest.mark.parametrize(("device", "least"), COMPILE_FROM.items())
+def test_compiling_pays_from_a_number_of_steps_on(device: str, least: int) -> None:
+    assert not compiling_pays(least - 1, torch.device(device))
+    assert compiling_pays(least, torch.device(device))
+    assert f"{least - 1} steps are too few for compile to pay, which it does from {least} on" == too_short(
+        least - 1, torch.device(device)
+    )
+
+
+def test_compiling_is_not_chosen_on_devices_without_experience() -> None:
+    assert not compiling_pays(10**9, torch.device("mps"))
+    assert too_short(10**9, torch.device("mps")) == "compile is not chosen on mps"
+
+
+def test_small_energies_are_native(start: Tensor) -> None:
+    explanation = explain(gaussian, HMC(), start)
+    assert explanation.engine == "native"
+    assert int(explanation.details["operations"]) > 20
+    assert int(explanation.details["captured"].split()[0]) >= PRECISION.numel()
+    again = explain(gaussian, HMC(), start)
+    assert again.details == {**explanation.details, "cached": "yes"}
+    result = sample(gaussian, HMC(), start, num_samples=2, noise=0)
+    assert result.engine == explanation.reason
+    assert str(again) == f"{result.engine}. " + " ".join(
+        f"{name.capitalize()}: {what}." for name, what in again.details.items()
+    )
+
+
+def test_networks_are_eager_in_short_runs_and_compiled_in_long_ones(start: Tensor) -> None:
+    energy, kernel = Wide(), MALA(step_size=0.1)
+    short, long = (explain(energy, kernel, start, num_steps=COMPILE_FROM["cpu"] + more) for more in (-1, 0))
+    assert (short.engine, long.engine) == ("eager", "compile")
+    for explanation in (short, long):
+        assert "native is not possible: it takes more than" in str(explanation)
+    result = sample(energy, kernel, start, num_samples=7, num_warmup=2, thinning=3, noise=0)
+    assert result.engine == explain(energy, kernel, start, num_steps=23).reason
+    assert result.engine.endswith("23 steps are too few for compile to pay, which it does from 20000 on")
+
+
+@pytest.mark.usefixtures("_no_compiler")
+def test_no_compiler_is_a_reason(start: Tensor) -> None:
+    explanation = explain(gaussian, HMC(), start, num_steps=10)
+    assert explanation.engine == "eager"
+    assert "/nonexistent/compiler" in explanation.reason
+
+
+@pytest.mark.parametrize("name", ["eager", "compile"])
+def test_the_environment_says_what_auto_is(name: str, start: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(engines.DEFAULT_VARIABLE, name)
+    explanation = explain(gaussian, HMC(), start, num_steps=10**6)
+    assert (explanation.engine, str(explanation)) == (name, f"{name}: asked for by the environment.")
+    if name == "eager":
+        assert sample(gaussian, HMC(), start, num_samples=1, noise=0).engine.startswith("eager")
+
+
+def test_the_environment_is_checked(start: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(engines.DEFAULT_VARIABLE, "fast")
+    with pytest.raises(UnknownNameError, match="unknown engine 'fast'"):
+        explain(gaussian, HMC(), start)
+
+
+def test_explaining_takes_chains_of_a_run_and_moves_nothing(start: Tensor) -> None:
+    generator = torch.Generator().manual_seed(0)
+    before = start.clone()
+    chains = run(gaussian, RandomisedHMC(), start, num_steps=2, generator=generator).chains
+    state = generator.get_state()
+    explain(gaussian, RandomisedHMC(), chains)
+    explain(gaussian, RandomisedHMC(), start)
+    assert torch.equal(generator.get_state(), state)
+    assert torch.equal(start, before)
