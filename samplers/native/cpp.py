@@ -10,8 +10,9 @@ from importlib import resources
 
 import torch
 
-from ..noise import pairs_of_words
-from .program import Block, Kind, Loop, Operand, Value, live_values, within
+from ..noise import Site, pairs_of_words
+from .axes import Storage, Stretch, axis_of
+from .program import FLOATS, REDUCTIONS, Block, Kind, Loop, Operand, Value, live_values, within
 from .symbolic import KINDS
 from .trace import Output, Trace, site_dtype
 
@@ -60,12 +61,14 @@ class Printed:
             ("param", name, i).
         doubles: Likewise for float64.
         counts: How often the loops of fixed length run.
+        arrays: What lies along a long axis: ("captured", tensor) or ("param", name), whole.
     """
 
     source: str = ""
     floats: list[tuple[object, ...]] = field(default_factory=list)
     doubles: list[tuple[object, ...]] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
+    arrays: list[tuple[object, ...]] = field(default_factory=list)
 
 
 def print_cpp(trace: Trace, dtype: torch.dtype, dim: int) -> Printed:
@@ -91,8 +94,10 @@ class _Printer:
         # Values are numbered anew: what is not needed has no say in the text.
         self.numbers = {value: i for i, value in enumerate(sorted(self.live, key=lambda value: value.number))}
         self.printed = Printed()
-        self.lines: list[str] = []
         self.tables: dict[object, str] = {}
+        self.storage = Storage.of(trace.program.root, self.live, (v for _, values in outputs for v in values))
+        self.stretch: Stretch | None = None
+        self.arrays: dict[Value, str] = {}
 
     def print(self) -> Printed:
         body = list(self._body())
@@ -115,12 +120,8 @@ class _Printer:
         trace = self.trace
         yield from self._inputs()
         yield from self._block(trace.program.root)
-        yield from (
-            f"store(({_MEMORY[kind]}*)out[{number}] + {i} * chains + o, {self._name(value, kind)}, n);"
-            for number, (column, values) in enumerate([*trace.state, *trace.moves])
-            for kind in [KINDS[column.dtype]]
-            for i, value in enumerate(values)
-        )
+        for number, output in enumerate([*trace.state, *trace.moves]):
+            yield from self._store(output, f"out[{number}]", "")
         for name, place, value in self._sums():
             yield f"store({place}, {self._total(name, place, value)}, n);"
 
@@ -143,18 +144,37 @@ class _Printer:
     def _vectors(self) -> int:
         """Vectors of the machine in a block of chains: two hide each other's latency while they fit the registers."""
         blocks = Counter(value.block for value in self.live)
-        return 2 if max(blocks.values()) <= _FEW_VALUES else 1
+        return 2 if max(blocks.values()) <= _FEW_VALUES and not self.storage.stretches else 1
 
     def _inputs(self) -> Iterator[str]:
-        offsets = {column.name: number for number, column in enumerate(self.trace.inputs)}
+        columns = {column.name: number for number, column in enumerate(self.trace.inputs)}
         for value in self.numbers:
             if value.op == "input":
-                name, chain, i = value.args
+                name, chain, offset, stride = value.args
                 if chain != 0:
                     raise MixedChainsError
-                memory, kind = _MEMORY[value.kind], TYPES[value.kind]
-                source = f"(const {memory}*)in[{offsets[str(name)]}] + {i} * chains + o"
-                yield f"const {kind} v{self.numbers[value]} = load<{kind}>({source}, n);"
+                kind = TYPES[value.kind]
+                source = f"(const {_MEMORY[value.kind]}*)in[{columns[str(name)]}]"
+                if value.axis:
+                    yield self._array(value, value.axis)
+                    load = f"load<{kind}>({source} + ({offset} + a * {stride}) * chains + o, n)"
+                    yield f"for (int64_t a = 0; a < {value.axis}; ++a) {self.arrays[value]}[a] = {load};"
+                else:
+                    yield f"const {kind} v{self.numbers[value]} = load<{kind}>({source} + {offset} * chains + o, n);"
+
+    def _array(self, value: Value, length: int) -> str:
+        """Room for the entries of a value along a long axis."""
+        self.arrays[value] = f"a{self.numbers[value]}"
+        return f"{TYPES[value.kind]} {self.arrays[value]}[{length}];"
+
+    def _store(self, output: Output, target: str, draw: str) -> Iterator[str]:
+        """Write a column; `draw` says which row of several."""
+        column, values = output
+        kind = KINDS[column.dtype]
+        for value, ((offset, stride), axis) in zip(values, column.places, strict=True):
+            loop = f"for (int64_t a = 0; a < {axis}; ++a) " if axis else ""
+            place = f"({draw}{offset}{f' + a * {stride}' if axis else ''}) * chains + o"
+            yield f"{loop}store(({_MEMORY[kind]}*){target} + {place}, {self._name(value, kind)}, n);"
 
     def _constants(self) -> Iterator[str]:
         """Numbers that all chains share, from their tables; known once the body is printed."""
@@ -162,9 +182,11 @@ class _Printer:
             yield from (f"const {kind} {table}_{i} = full<{kind}>({table}[{i}]);" for i in range(len(entries)))
 
     def _block(self, block: Block) -> Iterator[str]:
-        for item in block.items:
+        for item in self.storage.items[block]:
             if isinstance(item, Loop):
                 yield from self._steps(item) if item is self.trace.steps else self._loop(item)
+            elif isinstance(item, Stretch):
+                yield from self._along(item)
             else:
                 yield from self._values([item])
 
@@ -173,6 +195,35 @@ class _Printer:
             if item in self.live:
                 assert isinstance(item, Value)
                 yield f"const {TYPES[item.kind]} v{self.numbers[item]} = {self._expression(item)};"
+
+    def _along(self, stretch: Stretch) -> Iterator[str]:
+        """A loop over a long axis."""
+        for value in stretch.values:
+            if value.op in REDUCTIONS:
+                yield f"{TYPES[value.kind]} v{self.numbers[value]} = {self._literal(_NEUTRAL[value.op], value.kind)};"
+            elif value in self.storage.stored and value not in self.arrays:
+                yield self._array(value, stretch.axis)
+        self.stretch = stretch
+        yield f"for (int64_t a = 0; a < {stretch.axis}; ++a) {{"
+        for value in stretch.values:
+            if value.op in REDUCTIONS:
+                yield f"    {self._reduction(value)}"
+            else:
+                yield from (f"    {line}" for line in self._values([value]))
+                if value in self.storage.stored:
+                    yield f"    {self.arrays[value]}[a] = v{self.numbers[value]};"
+        yield "}"
+        self.stretch = None
+        yield from self._values(stretch.waiting)
+
+    def _reduction(self, value: Value) -> str:
+        (entry,) = value.operands
+        name, op = f"v{self.numbers[value]}", value.op.removeprefix("over_")
+        if op == "add" and entry.op == "mul" and entry.kind in FLOATS:
+            factors = ", ".join(self._name(arg, entry.kind) for arg in entry.args)  # type: ignore[arg-type]
+            return f"{name} = fma({factors}, {name});"
+        term = self._name(entry, entry.kind)
+        return f"{name} = {name} {_INFIX[op]} {term};" if op in _INFIX else f"{name} = {_CALLS[op]}({name}, {term});"
 
     def _carried(self, loop: Loop) -> list[int]:
         """Numbers of the carried values that are needed."""
@@ -197,8 +248,8 @@ class _Printer:
         """The body of a loop. What no later round reads, such as the energy on a trajectory, waits for the last one."""
         read = within(loop, (loop.after[i] for i in carried))
         each = [i for i in carried if loop.carried[i] in read]
-        has_loops = any(isinstance(item, Loop) for item in loop.block.items)
-        if loop.kind != "repeat" or has_loops or len(each) == len(carried):
+        is_plain = all(isinstance(item, Value) and not axis_of(item) for item in loop.block.items)
+        if loop.kind != "repeat" or not is_plain or len(each) == len(carried):
             yield from self._block(loop.block)
             yield from self._assign(loop, carried)
             return
@@ -235,27 +286,42 @@ class _Printer:
         yield "}"
 
     def _draw(self, number: int, output: Output) -> Iterator[str]:
-        column, values = output
-        kind = KINDS[column.dtype]
         yield f"if (draws[{number}]) {{"
-        for i, value in enumerate(values):
-            place = f"(draw * {column.width} + {i}) * chains + o"
-            yield f"    store(({_MEMORY[kind]}*)draws[{number}] + {place}, {self._name(value, kind)}, n);"
+        width = output[0].width
+        yield from (f"    {line}" for line in self._store(output, f"draws[{number}]", f"draw * {width} + "))
         yield "}"
 
     def _begin(self, loop: Loop, carried: Sequence[int]) -> Iterator[str]:
         for i in carried:
-            value = loop.carried[i]
-            yield f"{TYPES[value.kind]} {self._name(value, value.kind)} = {self._name(loop.before[i], value.kind)};"
+            value, before = loop.carried[i], self._name(loop.before[i], loop.carried[i].kind)
+            kind, number = TYPES[value.kind], self.numbers[value]
+            if not value.axis:
+                yield f"{kind} v{number} = {before};"
+                continue
+            # Two arrays take turns: one holds what is carried, the other what becomes of it.
+            self.arrays[value] = f"a{number}"
+            yield f"{kind} both{number}[2][{value.axis}], *a{number} = both{number}[0], *next{number} = both{number}[1];"
+            yield f"for (int64_t a = 0; a < {value.axis}; ++a) a{number}[a] = {before};"
+            after = loop.after[i]
+            if isinstance(after, Value) and after.block is loop.block and after in self.storage.stored:
+                self.arrays.setdefault(after, f"next{number}")
 
     def _assign(self, loop: Loop, carried: Sequence[int]) -> Iterator[str]:
         """All at once: what is assigned may itself be carried."""
         changed = [i for i in carried if loop.after[i] is not loop.carried[i]]
         for i in changed:
-            value = loop.carried[i]
-            yield f"const {TYPES[value.kind]} next{self.numbers[value]} = {self._name(loop.after[i], value.kind)};"
+            value, after = loop.carried[i], self._name(loop.after[i], loop.carried[i].kind)
+            number = self.numbers[value]
+            if not value.axis:
+                yield f"const {TYPES[value.kind]} next{number} = {after};"
+            elif after != f"next{number}[a]":
+                yield f"for (int64_t a = 0; a < {value.axis}; ++a) next{number}[a] = {after};"
         for i in changed:
-            yield f"{self._name(loop.carried[i], loop.carried[i].kind)} = next{self.numbers[loop.carried[i]]};"
+            number = self.numbers[loop.carried[i]]
+            if loop.carried[i].axis:
+                yield f"swap(a{number}, next{number});"
+            else:
+                yield f"v{number} = next{number};"
 
     def _name(self, operand: Operand, kind: Kind) -> str:
         if not isinstance(operand, Value):
@@ -264,10 +330,21 @@ class _Printer:
             loop, i = operand.args
             assert isinstance(loop, Loop)
             assert isinstance(i, int)
-            return f"v{self.numbers[loop.carried[i]]}"
+            operand = loop.carried[i]
         if operand.op in ("captured", "param"):
-            return self._table(operand.kind, (operand.op, *operand.args))
-        return f"v{self.numbers[operand]}"
+            what, offset, stride = operand.args
+            if operand.axis:
+                return self._entry(operand.kind, (operand.op, what), f"{offset} + a * {stride}")
+            return self._table(operand.kind, (operand.op, what, offset))
+        is_stored = operand.axis and (self.stretch is None or self.storage.stretches.get(operand) is not self.stretch)
+        return f"{self.arrays[operand]}[a]" if is_stored else f"v{self.numbers[operand]}"
+
+    def _entry(self, kind: Kind, array: tuple[object, ...], place: str) -> str:
+        """An entry of a whole array, along a long axis."""
+        if array not in self.printed.arrays:
+            self.printed.arrays.append(array)
+        number = self.printed.arrays.index(array)
+        return f"full<{TYPES[kind]}>(((const {_MEMORY[kind]}*)arrays[{number}])[{place}])"
 
     def _literal(self, number: float, kind: Kind) -> str:
         if kind == "bool":
@@ -324,6 +401,10 @@ class _Printer:
         for number, (name, site) in enumerate(self.trace.sites.items()):
             pairs = pairs_of_words(site.columns(self.dim))
             kind = TYPES[KINDS[site_dtype(site, self.dtype)]]
+            along = [value for value in wanted.values() if value.args[0] == name and value.axis]
+            if along:
+                yield from self._noise_along(along[0], number, site, pairs)
+                continue
             for pair in range(pairs):
                 two = [wanted.get((name, 2 * pair + i)) for i in (0, 1)]
                 if two == [None, None]:
@@ -339,6 +420,20 @@ class _Printer:
                 else:
                     yield from (f"const D {names[i]} = uniform({words[i]});" for i in (0, 1) if two[i] is not None)
 
+    def _noise_along(self, value: Value, number: int, site: Site, pairs: int) -> Iterator[str]:
+        """The noise of a site along a long axis."""
+        yield self._array(value, 2 * pairs)
+        name = self.arrays[value]
+        yield f"for (int64_t pair = 0; pair < {pairs}; ++pair) {{"
+        counter = "full<U>(0)" if site.is_shared else "chain"
+        yield f"    U one = {counter}, other = full<U>((uint32_t)(step * {pairs} + pair));"
+        yield f"    threefry(keys[{2 * number}], keys[{2 * number + 1}], one, other);"
+        if site.kind == "normal":
+            yield f"    normals(one, other, {name}[2 * pair], {name}[2 * pair + 1]);"
+        else:
+            yield f"    {name}[2 * pair] = uniform(one), {name}[2 * pair + 1] = uniform(other);"
+        yield "}"
+
 
 def _is_same(value: Operand) -> bool:
     """Whether a value is the same in all steps."""
@@ -348,6 +443,17 @@ def _is_same(value: Operand) -> bool:
 def _is_counted(value: Operand) -> bool:
     """Whether a sum over steps counts truths, which integers do faster."""
     return isinstance(value, Value) and value.kind == "bool"
+
+
+_NEUTRAL: dict[str, float] = {
+    "over_add": 0.0,
+    "over_mul": 1.0,
+    "over_max": -math.inf,
+    "over_min": math.inf,
+    "over_and": True,
+    "over_or": False,
+}
+"""What reductions start from."""
 
 
 class MixedChainsError(Exception):
@@ -360,6 +466,11 @@ def _runtime() -> str:
 
 _SIGNATURE = """
 namespace {
+
+template <class T> INLINE void swap(T*& one, T*& other) {
+    T* kept = one;
+    one = other, other = kept;
+}
 
 INLINE U as_words(I x) { return load<U>((const uint32_t*)&x); }
 
@@ -385,7 +496,7 @@ template <int i> INLINE D uniform_at(const uint32_t* key, I step, I k, U chain) 
 // keys: two words for each site of noise.
 extern "C" void run(
     const void* const* in, void* const* out, void* const* draws, const float* floats, const double* doubles,
-    const int64_t* counts, const uint32_t* keys, int64_t chains, int64_t begin, int64_t end, int64_t first_chain,
+    const int64_t* counts, const void* const* arrays, const uint32_t* keys, int64_t chains, int64_t begin, int64_t end, int64_t first_chain,
     int64_t first_step, int64_t last_step, int64_t thinning) {"""
 
 _BLOCKS = """

@@ -22,7 +22,9 @@ from .program import TooLargeError
 from .trace import Column, Output, Subject, Trace, drops_out, trace
 
 _MIN_CHAINS_PER_THREAD = 256
-_CHECKED_ROWS = 16
+_LONG = 32
+"""Entries from which on programs loop over an axis; fewer are named one by one, which keeps them in registers."""
+
 _verified: set[object] = set()
 _pool: ThreadPoolExecutor | None = None
 
@@ -218,10 +220,17 @@ class _Program:
         Raises:
             NotTraceableError: If that cannot be done, or one chain has a say in another.
         """
-        printed = _print(subject, 2)
+        try:
+            return _Program._of(subject, _LONG)
+        except NotTraceableError:  # of an axis that is cut or mixed, every entry can be named, if they are not too many
+            return _Program._of(subject, None)
+
+    @staticmethod
+    def _of(subject: Subject, long: int | None) -> _Program:
+        printed = _print(subject, 2, long)
         key = (printed[1].source, tuple(printed[1].floats), tuple(printed[1].doubles))
         if key not in _verified:
-            other = _print(subject, 3)[1]
+            other = _print(subject, 3, long)[1]
             if (other.source, tuple(other.floats), tuple(other.doubles)) != key:
                 raise NotTraceableError("an energy that depends on how many chains there are")
             _verified.add(key)
@@ -241,6 +250,7 @@ class _Program:
     ) -> None:
         """Run it, in as many threads as torch has been given and the chains can use."""
         columns = [_columns(value) for value in inputs]
+        arrays = [self._whole(*array, params).contiguous() for array in self.printed.arrays]
         keys = [word for name in self.trace.sites for word in noise.key(name)]
         arguments = (
             _pointers(columns),
@@ -249,6 +259,7 @@ class _Program:
             self._table(self.printed.floats, params, ctypes.c_float),
             self._table(self.printed.doubles, params, ctypes.c_double),
             _array(ctypes.c_int64, self.printed.counts),
+            _pointers(arrays),
             _array(ctypes.c_uint32, keys),
             ctypes.c_int64(num_chains),
         )
@@ -259,25 +270,27 @@ class _Program:
 
         _in_threads(run, num_chains)
 
+    def _whole(self, what: str, where: Any, params: Any) -> Tensor:
+        """A tensor that the program reads, from the energy or from the parameters."""
+        tensor: Tensor = self.trace.captured[where] if what == "captured" else getattr(params, where)
+        return tensor.detach()
+
     def _table(self, entries: Sequence[tuple[Any, ...]], params: Any, kind: Any) -> Any:
-        captured = {}
+        whole: dict[tuple[Any, ...], list[float]] = {}
         numbers = []
-        for what, *where in entries:
-            match what:
-                case "literal":
-                    numbers.append(where[0])
-                case "param":
-                    numbers.append(getattr(params, where[0]).flatten()[where[1]].item())
-                case "captured":
-                    if where[0] not in captured:
-                        captured[where[0]] = self.trace.captured[where[0]].detach().flatten().tolist()
-                    numbers.append(captured[where[0]][where[1]])
+        for what, where, *place in entries:
+            if what == "literal":
+                numbers.append(where)
+                continue
+            if (what, where) not in whole:
+                whole[what, where] = self._whole(what, where, params).flatten().tolist()
+            numbers.append(whole[what, where][place[0]])
         return _array(kind, numbers)
 
 
-def _print(subject: Subject, num_chains: int) -> tuple[Trace, Printed]:
+def _print(subject: Subject, num_chains: int, long: int | None) -> tuple[Trace, Printed]:
     try:
-        traced = _traced(subject, num_chains)
+        traced = _traced(subject, num_chains, long)
         dtype, dim = subject.matrix.dtype, subject.matrix.shape[1]
         return traced, print_cpp(traced, dtype, dim)
     except MixedChainsError:
@@ -286,9 +299,9 @@ def _print(subject: Subject, num_chains: int) -> tuple[Trace, Printed]:
         raise NotTraceableError(str(error)) from None
 
 
-def _traced(subject: Subject, num_chains: int) -> Trace:
+def _traced(subject: Subject, num_chains: int, long: int | None) -> Trace:
     try:
-        return trace(subject, num_chains)
+        return trace(subject, num_chains, long)
     except (LaminaError, TooLargeError):
         raise
     except Exception as error:

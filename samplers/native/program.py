@@ -1,6 +1,7 @@
 """Scalar programs: what a kernel and an energy do to one chain, as operations on numbers with structured loops.
 
-A value is one number per chain. It lives in a block: the run itself (depth 0), the body of the loop over steps, bodies
+A value is one number per chain, or, along a long axis, one for each of its entries, over which the program loops
+instead of naming them all. A value lives in a block: the run itself (depth 0), the body of the loop over steps, bodies
 of the loops inside a step. Values are shared (equal operations on equal arguments are one value) and put into the
 deepest block among their arguments, so that what does not change in a loop leaves it.
 
@@ -16,11 +17,17 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from ..errors import NotTraceableError
+
 Kind: TypeAlias = Literal["f32", "f64", "int", "bool"]
 Number: TypeAlias = float | int | bool
 Operand: TypeAlias = "Value | Number"
 
 FLOATS = ("f32", "f64")
+REDUCTIONS = frozenset(("over_add", "over_mul", "over_max", "over_min", "over_and", "over_or"))
+"""Of a long axis to a single number."""
+
+_IDEMPOTENT = frozenset(("max", "min", "and", "or"))
 COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne", "is_finite"))
 _ROUNDED = {"f32": np.float32, "f64": np.float64}
 
@@ -35,9 +42,10 @@ class Value:
         block: Where it is computed.
         is_uniform: Whether it is the same for all chains and steps, by its making.
         is_finite: Whether it is known to be finite.
+        axis: Entries of the long axis along which it is one number each; 0 where it is a single number.
     """
 
-    __slots__ = ("args", "block", "is_finite", "is_uniform", "kind", "number", "op")
+    __slots__ = ("args", "axis", "block", "is_finite", "is_uniform", "kind", "number", "op")
 
     def __init__(
         self,
@@ -48,9 +56,10 @@ class Value:
         block: Block,
         is_uniform: bool,
         is_finite: bool,
+        axis: int,
     ) -> None:
         self.number, self.op, self.args, self.kind, self.block = number, op, args, kind, block
-        self.is_uniform, self.is_finite = is_uniform, is_finite
+        self.is_uniform, self.is_finite, self.axis = is_uniform, is_finite, axis
 
     @property
     def operands(self) -> list[Value]:
@@ -113,12 +122,13 @@ class Program:
         is_uniform: bool = False,
         is_finite: bool = False,
         in_step: bool = False,
+        axis: int = 0,
     ) -> Value:
         """A number that comes from outside: an input, a parameter, noise."""
-        key = (op, kind, args)
+        key = (op, kind, args, axis)
         if key not in self._known:
             block = self._open[1] if in_step else self.root
-            self._known[key] = self._new(op, args, kind, block, is_uniform, is_finite)
+            self._known[key] = self._new(op, args, kind, block, is_uniform, is_finite, axis)
         return self._known[key]
 
     def op(self, op: str, kind: Kind, *args: Operand) -> Operand:
@@ -142,6 +152,7 @@ class Program:
                 block,
                 is_uniform=all(value.is_uniform for value in values),
                 is_finite=op in _KEEP_FINITE and all(_is_small(arg) for arg in args),
+                axis=0 if op in REDUCTIONS else self._shared_axis(values),
             )
             self._known[key] = made
             block.items.append(made)
@@ -152,37 +163,54 @@ class Program:
         kind: Literal["repeat", "while", "steps"],
         count: int,
         before: Sequence[Operand],
-        kinds: Sequence[Kind],
+        kinds: Sequence[tuple[Kind, int]],
         body: Callable[[list[Value]], list[Operand]],
         num_going: int = 0,
     ) -> list[Value]:
-        """Add a loop; `body` is called once, with what is carried, and returns what becomes of it."""
+        """Add a loop; `body` is called once, with what is carried, and returns what becomes of it.
+
+        Args:
+            kind: See `Loop`.
+            count: See `Loop`.
+            before: See `Loop`.
+            kinds: Kind and axis of each carried value.
+            body: The loop's body.
+            num_going: See `Loop`.
+        """
         outer = self._open[-1]
         loop = Loop(kind, count, list(before), outer.depth + 1)
         loop.num_going = num_going
-        loop.carried = [self._new("carried", (loop, i), kind, loop.block, False, False) for i, kind in enumerate(kinds)]
+        loop.carried = [
+            self._new("carried", (loop, i), kind, loop.block, False, False, axis)
+            for i, (kind, axis) in enumerate(kinds)
+        ]
         self._open.append(loop.block)
         loop.after = body(list(loop.carried))
         self._open.pop()
         outer.items.append(loop)
-        loop.results = [self._new("result", (loop, i), kind, outer, False, False) for i, kind in enumerate(kinds)]
+        loop.results = [
+            self._new("result", (loop, i), kind, outer, False, False, axis) for i, (kind, axis) in enumerate(kinds)
+        ]
         return loop.results
 
-    def log_sum_exp(self, kind: Kind, values: Sequence[Operand], *, is_extended: bool = True) -> Operand:
+    def log_sum_exp(
+        self, kind: Kind, values: Sequence[Operand], axis: int = 0, *, is_extended: bool = True
+    ) -> Operand:
         """Log of a sum of exponentials, whose parts its gradient uses again.
 
         Args:
             kind: Of the values.
             values: At least one.
+            axis: See `over`.
             is_extended: Whether infinity has an exponential, as for `torch.logsumexp`; not for `torch.softmax`, which
                 is NaN there.
         """
-        shift = largest = self.tree("max", kind, values)
+        shift = largest = self.over("max", kind, values, axis)
         if is_extended:
             is_infinite = self.op("eq", "bool", self.op("abs", kind, largest), math.inf)
             shift = self.op("where", kind, is_infinite, 0.0, largest)
         exps = [self.op("exp", kind, self.op("sub", kind, value, shift)) for value in values]
-        total = self.tree("add", kind, exps)
+        total = self.over("add", kind, exps, axis)
         result = self.op("add", kind, self.op("log", kind, total), shift)
         if isinstance(result, Value):
             parts = {value: exp for value, exp in zip(values, exps, strict=True) if isinstance(value, Value)}
@@ -197,6 +225,27 @@ class Program:
             level = [self.op(op, kind, *pair) if len(pair) == 2 else pair[0] for pair in pairs]
         return level[0]
 
+    def over(self, op: str, kind: Kind, values: Sequence[Operand], axis: int = 0) -> Operand:
+        """Reduce at least one value, and the long axis that they lie along, if there is one."""
+        value = self.tree(op, kind, values)
+        if not axis:
+            return value
+        if isinstance(value, Value) and value.axis:
+            return self.value(f"over_{op}", kind, value)
+        if op == "add":
+            return self.op("mul", kind, value, float(axis) if kind in FLOATS else axis)
+        if op in _IDEMPOTENT:
+            return value
+        raise NotTraceableError(f"a reduction of {axis} equal numbers by {op}")
+
+    @staticmethod
+    def _shared_axis(values: Sequence[Value]) -> int:
+        """The long axis that values have in common."""
+        axes = {value.axis for value in values} - {0}
+        if len(axes) > 1:
+            raise NotTraceableError(f"an operation along long axes of {' and '.join(map(str, sorted(axes)))} at once")
+        return axes.pop() if axes else 0
+
     def softmax_part(self, kind: Kind, value: Operand, total: Operand) -> Operand | None:
         """exp(value - total) where total is a `log_sum_exp` over value: a quotient of numbers that are there."""
         known = self._exps.get(total) if isinstance(total, Value) else None
@@ -205,12 +254,19 @@ class Program:
         return self.op("mul", kind, known[0][value], self.op("div", kind, 1.0, known[1]))
 
     def _new(
-        self, op: str, args: tuple[object, ...], kind: Kind, block: Block, is_uniform: bool, is_finite: bool
+        self,
+        op: str,
+        args: tuple[object, ...],
+        kind: Kind,
+        block: Block,
+        is_uniform: bool,
+        is_finite: bool,
+        axis: int,
     ) -> Value:
         self.num_values += 1
         if self.num_values > self._max_values:
             raise TooLargeError(self._max_values)
-        return Value(self.num_values, op, args, kind, block, is_uniform, is_finite)
+        return Value(self.num_values, op, args, kind, block, is_uniform, is_finite, axis)
 
     def _fold(self, op: str, kind: Kind, args: tuple[Operand, ...]) -> Operand | None:
         function = _FOLD.get(op)

@@ -8,6 +8,8 @@ recorded with the branch that happened to be taken.
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeAlias
@@ -31,15 +33,14 @@ KINDS: Mapping[torch.dtype, Kind] = {
     torch.int32: "int",
 }
 _NEED_VALUES = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "unique", "_unique2", "masked_select"}
-_MAX_CAPTURED = 20_000
-"""Numbers in a captured tensor beyond which a program of single numbers is hopeless."""
-
-
 class Symbolic(Tensor):
     """A tensor without storage.
 
     Attributes:
-        numbers: Object array of the tensor's shape, of `Value`s and plain numbers.
+        numbers: Object array of the tensor's shape, of `Value`s and plain numbers. Along a long axis all entries are one
+            and the same, with stride 0: a value that stands for an entry each. Nothing but the length of an axis says
+            which values belong to it, so a tensor has one axis of that length: what cuts, joins or mixes long axes
+            breaks this, and is refused.
     """
 
     numbers: Array
@@ -47,7 +48,12 @@ class Symbolic(Tensor):
 
     @staticmethod
     def __new__(cls, values: Array, dtype: torch.dtype) -> Symbolic:
-        """Wrap values; views of the array are views of the tensor."""
+        """Wrap values; views of the array are views of the tensor.
+
+        Raises:
+            NotTraceableError: If the entries of a long axis are not treated alike.
+        """
+        values = _with_long_axes(values)
         tensor: Symbolic = Tensor._make_wrapper_subclass(cls, values.shape, dtype=dtype)
         tensor.numbers = values
         return tensor
@@ -71,6 +77,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         program: To be added to.
+        long: Entries from which on an axis is long; None: none is.
 
     Attributes:
         captured: Tensors that the program reads, in the order of their numbers.
@@ -79,13 +86,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     current: ClassVar[Tracer | None] = None
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, long: int | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.program = program
+        self.program, self.long = program, long
         self.captured: list[Tensor] = []
         self.demands: list[Array] = []
         self._made: list[Tensor] = []
         self._outer: list[Tracer | None] = []
+        self._floats: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __enter__(self) -> Self:
         """May be entered again while it is active, as decompositions do."""
@@ -189,8 +197,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def each(self, op: str, kind: Kind, *arrays: Any) -> Array:
         """An operation on every element, with broadcasting."""
         function = np.frompyfunc(lambda *values: self.program.op(op, kind, *values), len(arrays), 1)
+        shape = np.broadcast_shapes(*(np.shape(array) for array in arrays))
         with np.errstate(all="ignore"):  # literals may be infinite or NaN
-            return as_array(function(*arrays))
+            return spread(as_array(function(*map(collapsed, arrays))), shape)
 
     def tensor(self, values: Any, dtype: torch.dtype) -> Symbolic:
         """Wrap the result of a rule."""
@@ -205,18 +214,25 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _capture(self, tensor: Tensor) -> Array:
         """Numbers of a tensor from outside: floats are read when the program runs, others are part of it."""
-        if tensor.numel() > _MAX_CAPTURED:
-            raise NotTraceableError(
-                f"a tensor of {tensor.numel():,} numbers, {tuple(tensor.shape)}, which calls for whole tensors"
-            )
         if not tensor.is_floating_point():
-            return object_array(tensor.detach().flatten().tolist(), tuple(tensor.shape))
+            if not any(map(is_long, tensor.shape)):
+                return object_array(tensor.detach().flatten().tolist(), tuple(tensor.shape))
+            return self.cast(self._capture(self._as_floats(tensor)), "f64", self.kind(tensor.dtype))
         number = next((i for i, known in enumerate(self.captured) if known is tensor), len(self.captured))
         if number == len(self.captured):
             self.captured.append(tensor)
         kind = self.kind(tensor.dtype)
-        leaves = [self.program.leaf("captured", number, i, kind=kind, is_uniform=True) for i in range(tensor.numel())]
-        return object_array(leaves, tuple(tensor.shape))
+        return entries(
+            tuple(tensor.shape),
+            lambda place, axis: self.program.leaf("captured", number, *place, kind=kind, is_uniform=True, axis=axis),
+        )
+
+    def _as_floats(self, tensor: Tensor) -> Tensor:
+        """A long tensor of integers or truths as one of floats, always the same one for the same."""
+        key = id(tensor)
+        if key not in self._floats:
+            self._floats[key] = (tensor, tensor.double())
+        return self._floats[key][1]
 
     def _by_torch(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """An operator on plain numbers, which needs no rule."""
@@ -225,14 +241,54 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _constant(self, made: Any) -> Any:
         """What factories make, such as zeros, is part of the program, and may be written to."""
-        if not isinstance(made, Tensor) or made.numel() > _MAX_CAPTURED or made.dtype not in KINDS:
+        if not isinstance(made, Tensor) or made.dtype not in KINDS:
             return made
+        if any(map(is_long, made.shape)):
+            values = made.flatten()
+            is_constant = bool((values == values[:1]).all())
+            # Else it is read when the program runs, like what the energy captures.
+            return self.tensor(np.broadcast_to(scalar_array(values[0].item()), made.shape), made.dtype) if is_constant else made
         return Symbolic(object_array(made.clone().flatten().tolist(), tuple(made.shape)), made.dtype)
 
 
 def as_array(values: Any) -> Array:
     """Values as an object array; one by itself becomes one without axes."""
     return values if isinstance(values, np.ndarray) and values.dtype == object else scalar_array(values)
+
+
+def is_long(size: int) -> bool:
+    """Whether the program that is being traced loops over an axis of this length."""
+    tracer = Tracer.current
+    return tracer is not None and tracer.long is not None and size >= tracer.long
+
+
+def collapsed(array: Any) -> Array:
+    """An array with one entry for each long axis."""
+    array = as_array(array)
+    return array[(..., *(slice(0, 1) if is_long(size) else slice(None) for size in array.shape))]
+
+
+def spread(array: Array, shape: tuple[int, ...]) -> Array:
+    """The reverse of `collapsed`: an array of some shape; the same one, which may be written to, where it has that."""
+    return array if array.shape == shape else np.broadcast_to(array, shape)
+
+
+Place: TypeAlias = tuple[int, int]
+"""Where an entry lies in memory, row by row: the offset of the first, and from there the stride along a long axis."""
+
+
+def entries(shape: tuple[int, ...], make: Callable[[Place, int], Any]) -> Array:
+    """An array of some shape, with `make(place, axis)` for every entry, or all those along a long axis."""
+    long = [dim for dim, size in enumerate(shape) if is_long(size)]
+    if len(long) > 1:
+        raise NotTraceableError(f"a tensor with two long axes, {shape}, which calls for whole tensors")
+    strides = [math.prod(shape[dim + 1 :]) for dim in range(len(shape))]
+    stride, axis = (strides[long[0]], shape[long[0]]) if long else (0, 0)
+    array = np.empty(tuple(1 if is_long(size) else size for size in shape), dtype=object)
+    for index in np.ndindex(*array.shape):
+        offset = sum(map(operator.mul, index, strides))
+        array[index] = make((offset, stride), axis)
+    return spread(array, shape)
 
 
 def scalar_array(value: Any) -> Array:
@@ -249,9 +305,34 @@ def object_array(values: Sequence[Any], shape: tuple[int, ...]) -> Array:
     return array.reshape(shape)
 
 
+def _with_long_axes(array: Array) -> Array:
+    """An array whose long axes have stride 0, and hold the values that lie along them.
+
+    Raises:
+        NotTraceableError: If it is none.
+    """
+    if any(map(is_long, array.shape)):
+        for dim, size in enumerate(array.shape):
+            if is_long(size) and array.strides[dim] != 0:
+                first = array.take([0], axis=dim)
+                if not bool(np.frompyfunc(_is_same, 2, 1)(array, first).all()):
+                    raise NotTraceableError(f"an axis of {size} whose entries are not treated alike")
+                array = np.broadcast_to(first, array.shape)
+    axes = {value.axis for value in collapsed(array).flat if isinstance(value, Value)} - {0}
+    if any(array.shape.count(axis) != 1 for axis in axes):
+        raise NotTraceableError(f"a long axis that is cut, joined or crossed, in a tensor of shape {array.shape}")
+    return array
+
+
+def _is_same(one: object, other: object) -> bool:
+    return one is other or (not isinstance(one, Value) and one == other)
+
+
 def _has_values(tensor: Tensor) -> bool:
     """Whether any number of a tensor is known only when the program runs."""
-    return isinstance(tensor, Symbolic) and any(isinstance(number, Value) for number in tensor.numbers.flat)
+    return isinstance(tensor, Symbolic) and any(
+        isinstance(number, Value) for number in collapsed(tensor.numbers).flat
+    )
 
 
 def _with_values(arg: Any) -> Any:

@@ -18,7 +18,7 @@ from ..kernel import Kernel, is_per_chain
 from ..noise import Site
 from ..totals import add_energy
 from .program import Kind, Loop, Operand, Program, Value
-from .symbolic import KINDS, Array, Symbolic, Tracer, as_array, object_array
+from .symbolic import KINDS, Array, Place, Symbolic, Tracer, as_array, collapsed, entries, is_long, object_array
 
 MAX_VALUES = 12_000
 """Operations beyond which compiling takes many seconds and the program no longer fits the caches."""
@@ -35,11 +35,19 @@ class Column:
         name: What they are.
         dtype: Theirs.
         shape: Of a row.
+        places: Where its numbers lie in a row, those along a long axis once, with the length of that axis or 0.
     """
 
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
+    places: tuple[tuple[Place, int], ...]
+
+    @staticmethod
+    def of(name: str, value: Tensor) -> Column:
+        """The column of a tensor (C, *shape), for the program that is being traced."""
+        shape = tuple(value.shape[1:])
+        return Column(name, value.dtype, shape, tuple(collapsed(entries(shape, lambda *where: where)).flat))
 
     @property
     def width(self) -> int:
@@ -48,7 +56,7 @@ class Column:
 
 
 Output: TypeAlias = tuple[Column, list[Operand]]
-"""A column that a program writes, and the values of chain 0."""
+"""A column that a program writes, and the values of chain 0, one for each of its places."""
 
 
 @dataclass
@@ -105,22 +113,27 @@ class Subject:
     moves: Mapping[str, Tensor]
 
 
-def trace(subject: Subject, num_chains: int) -> Trace:
+def trace(subject: Subject, num_chains: int, long: int | None) -> Trace:
     """Write down the program of chain 0 among so many chains.
+
+    Args:
+        subject: What to trace.
+        num_chains: How many chains.
+        long: Entries from which on an axis is looped over; None: never.
 
     Raises:
         NotTraceableError: If that cannot be done.
     """
-    return _Recording(subject, num_chains).trace()
+    return _Recording(subject, num_chains, long).trace()
 
 
 class _Recording:
     """One tracing."""
 
-    def __init__(self, subject: Subject, num_chains: int) -> None:
+    def __init__(self, subject: Subject, num_chains: int, long: int | None) -> None:
         self.subject, self.num_chains = subject, num_chains
         self.program = Program(MAX_VALUES)
-        self.tracer = Tracer(self.program)
+        self.tracer = Tracer(self.program, long)
         self.inputs: list[Column] = []
 
     def trace(self) -> Trace:
@@ -182,12 +195,14 @@ class _Recording:
         shapes = [tuple(tensor.shape) for tensor in tensors]
         kinds = [KINDS[tensor.dtype] for tensor in tensors]
 
+        sizes = [tuple(collapsed(np.empty(shape, dtype=object)).shape) for shape in shapes]
+
         def pack(values: Sequence[Operand]) -> Any:
             made, first = [], 0
-            for tensor, shape in zip(tensors, shapes, strict=True):
-                array = object_array(values[first : first + math.prod(shape)], shape)
-                made.append(Symbolic(_read_only(array), tensor.dtype))
-                first += math.prod(shape)
+            for tensor, shape, size in zip(tensors, shapes, sizes, strict=True):
+                array = object_array(values[first : first + math.prod(size)], size)
+                made.append(Symbolic(_read_only(np.broadcast_to(array, shape)), tensor.dtype))
+                first += math.prod(size)
             return _like(carry, iter(made))
 
         def unpack(structure: Any) -> list[Operand]:
@@ -195,11 +210,15 @@ class _Recording:
             for tensor, like, kind, shape in zip(_flatten(structure), tensors, kinds, shapes, strict=True):
                 if tensor.dtype != like.dtype:
                     raise NotTraceableError(f"a loop that turns {like.dtype} into {tensor.dtype}")
-                values += np.broadcast_to(self.tracer.array(tensor, kind), shape).ravel().tolist()
+                values += collapsed(np.broadcast_to(self.tracer.array(tensor, kind), shape)).ravel().tolist()
             return values
 
-        per_value = [kind for kind, shape in zip(kinds, shapes, strict=True) for _ in range(math.prod(shape))]
-        num_going = math.prod(shapes[0]) // self.num_chains if kind == "while" else 0
+        per_value = [
+            (kind, max(filter(is_long, shape), default=0))
+            for kind, shape, size in zip(kinds, shapes, sizes, strict=True)
+            for _ in range(math.prod(size))
+        ]
+        num_going = math.prod(sizes[0]) // self.num_chains if kind == "while" else 0
         results = self.program.loop(
             kind, count, unpack(carry), per_value, lambda carried: unpack(body(*pack(carried))), num_going
         )
@@ -219,20 +238,34 @@ class _Recording:
         if drops_out(name, value):
             return self.tracer.tensor(float(value), value.dtype)
         kind = self.tracer.kind(value.dtype)
-        leaves = [self.program.leaf("param", name, i, kind=kind, is_uniform=True) for i in range(value.numel())]
-        return Symbolic(_read_only(object_array(leaves, tuple(value.shape))), value.dtype)
+        leaves = entries(
+            tuple(value.shape),
+            lambda place, axis: self.program.leaf("param", name, *place, kind=kind, is_uniform=True, axis=axis),
+        )
+        return Symbolic(_read_only(leaves), value.dtype)
 
     def _input(self, name: str, value: Tensor) -> Symbolic:
         """The rows of a column, a leaf for every number of every chain."""
-        column = Column(name, value.dtype, tuple(value.shape[1:]))
+        column = Column.of(name, value)
         self.inputs.append(column)
         kind = self.tracer.kind(value.dtype)
-        leaves = [
-            self.program.leaf("input", name, chain, i, kind=kind)
-            for chain in range(self.num_chains)
-            for i in range(column.width)
-        ]
-        return Symbolic(_read_only(object_array(leaves, (self.num_chains, *column.shape))), value.dtype)
+        return self._rows(
+            range(self.num_chains),
+            column.shape,
+            value.dtype,
+            lambda chain, place, axis: self.program.leaf("input", name, chain, *place, kind=kind, axis=axis),
+        )
+
+    def _rows(
+        self,
+        chains: Sequence[int | None],
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        leaf: Callable[[int | None, Place, int], Value],
+    ) -> Symbolic:
+        """A tensor with a row of leaves for each chain."""
+        rows = [entries(shape, lambda place, axis, chain=chain: leaf(chain, place, axis)) for chain in chains]  # type: ignore[misc]
+        return Symbolic(_read_only(np.stack(rows)), dtype)
 
     def _noise(self) -> dict[str, Any]:
         dim = self.subject.matrix.shape[1]
@@ -243,19 +276,20 @@ class _Recording:
 
     def _filled(self, name: str, site: Site, width: int) -> Symbolic:
         dtype = site_dtype(site, self.subject.matrix.dtype)
-        chains = [None] if site.is_shared else list(range(self.num_chains))
-        leaves = [
-            self.program.leaf(site.kind, name, chain, i, kind=KINDS[dtype], is_finite=True, in_step=True)
-            for chain in chains
-            for i in range(width)
-        ]
-        return Symbolic(_read_only(object_array(leaves, (len(chains), width))), dtype)
+        return self._rows(
+            [None] if site.is_shared else range(self.num_chains),
+            (width,),
+            dtype,
+            lambda chain, place, axis: self.program.leaf(
+                site.kind, name, chain, *place, kind=KINDS[dtype], is_finite=True, in_step=True, axis=axis
+            ),
+        )
 
     def _output(self, name: str, value: Tensor, offset: Tensor | None = None) -> tuple[Column, list[Operand]]:
         if name in ENERGY_FIELDS and offset is not None:
             value = value + offset.to(value.dtype)
-        column = Column(name, value.dtype, tuple(value.shape[1:]))
-        return column, self.tracer.array(value, KINDS[value.dtype])[0].ravel().tolist()
+        column = Column.of(name, value)
+        return column, collapsed(self.tracer.array(value, KINDS[value.dtype])[0]).ravel().tolist()
 
 
 class TracedStream:
@@ -314,9 +348,10 @@ class _TracedTarget(Target):
         values = self._tracer.array(x, kind)
         copied = [
             self._tracer.program.value("copy", kind, value) if isinstance(value, Value) else value
-            for value in values.ravel()
+            for value in collapsed(values).ravel()
         ]
-        return Symbolic(_read_only(object_array(copied, values.shape)), x.dtype)
+        array = np.broadcast_to(object_array(copied, collapsed(values).shape), values.shape)
+        return Symbolic(_read_only(array), x.dtype)
 
     def _check(self, value: Tensor, x: Tensor) -> None:
         """See `Target`; and take the constant out."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import NotTraceableError
 from ..program import Kind, Operand, Value
-from ..symbolic import Array, Symbolic, Tracer, as_array
+from ..symbolic import Array, Symbolic, Tracer, as_array, is_long
 from .rules import moved, rule
 
 
@@ -24,11 +24,18 @@ def _numbers(index: Tensor) -> Array | None:
     return np.array(index.numbers.tolist(), dtype=bool if index.dtype == torch.bool else np.int64)
 
 
+def _check_short(x: Tensor, dims: Iterable[int]) -> None:
+    """Raise where an index would have to tell the entries of a long axis apart."""
+    if any(is_long(x.shape[dim]) for dim in dims):
+        raise NotTraceableError("an index into a long axis")
+
+
 @rule("index")
 def _index(tracer: Tracer, x: Tensor, indices: Sequence[Tensor | None]) -> Symbolic:
     known = [None if index is None else _numbers(index) for index in indices]
     if any(index is not None and number is None for index, number in zip(indices, known, strict=True)):
         raise NotTraceableError("an index that depends on the chains; use gather along an axis of a few entries")
+    _check_short(x, (dim for dim, index in enumerate(known) if index is not None))
     place = tuple(slice(None) if index is None else index for index in known)
     return moved(tracer, x, lambda values: as_array(values[place]))
 
@@ -40,6 +47,7 @@ def _index_put(
     known = [None if index is None else _numbers(index) for index in indices]
     if any(index is not None and number is None for index, number in zip(indices, known, strict=True)):
         raise NotTraceableError("a write to an index that depends on the chains")
+    _check_short(x, range(x.ndim))
     kind = tracer.kind(x.dtype)
     values = tracer.array(x, kind).copy()
     # Numbers of the entries that the index names, in its order, with repetitions.
@@ -59,6 +67,7 @@ def _index_select(tracer: Tracer, x: Tensor, dim: int, index: Tensor) -> Symboli
 
 @rule("gather")
 def _gather(tracer: Tracer, x: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Symbolic:
+    _check_short(x, range(x.ndim))
     kind, dim = tracer.kind(x.dtype), dim % x.ndim
     values, at = tracer.array(x, kind), tracer.array(index, "int")
     size = values.shape[dim]
@@ -81,6 +90,7 @@ def _scattered(
     tracer: Tracer, x: Tensor, dim: int, index: Tensor, part: Any, combine: Callable[[Kind, Operand, Operand], Operand]
 ) -> Symbolic:
     """Numbers put where an index says: every entry along the axis asks whether it is meant."""
+    _check_short(x, range(x.ndim))
     kind, dim = tracer.kind(x.dtype), dim % x.ndim
     values: Any = tracer.array(x, kind).copy()
     at: Any = tracer.array(index, "int")

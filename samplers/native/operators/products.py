@@ -9,26 +9,28 @@ import torch
 from torch import Tensor
 
 from ..program import Kind, Operand
-from ..symbolic import Array, Symbolic, Tracer, object_array
+from ..symbolic import Array, Symbolic, Tracer, collapsed, is_long, object_array, spread
 from .rules import result_type, rule
 
 
-def _dot(tracer: Tracer, kind: Kind, x: Array, y: Array) -> Operand:
-    """Sum of products, each fused with the sum so far."""
+def _dot(tracer: Tracer, kind: Kind, x: Array, y: Array, axis: int) -> Operand:
+    """Sum of products, each fused with the sum so far, over the long axis along which they lie, if any."""
     total: Operand = tracer.program.op("mul", kind, x[0], y[0])
     for one, other in zip(x[1:], y[1:], strict=True):
         total = tracer.program.op("add", kind, tracer.program.op("mul", kind, one, other), total)
-    return total
+    return tracer.program.over("add", kind, [total], axis)
 
 
 @rule("bmm")
 def _bmm(tracer: Tracer, x: Tensor, y: Tensor) -> Symbolic:
     dtype = result_type(x, y)
     kind = tracer.kind(dtype)
-    left, right = tracer.array(x, kind), tracer.array(y, kind)
+    left, right = collapsed(tracer.array(x, kind)), collapsed(tracer.array(y, kind))
+    axis = x.shape[2] if is_long(x.shape[2]) else 0
     shape = (left.shape[0], left.shape[1], right.shape[2])
-    values = [_dot(tracer, kind, left[b, i], right[b, :, j]) for b, i, j in np.ndindex(*shape)]
-    return tracer.tensor(object_array(values, shape), dtype)
+    values = [_dot(tracer, kind, left[b, i], right[b, :, j], axis) for b, i, j in np.ndindex(*shape)]
+    full = (x.shape[0], x.shape[1], y.shape[2])
+    return tracer.tensor(spread(object_array(values, shape), full), dtype)
 
 
 @rule("mm")

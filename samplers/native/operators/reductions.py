@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..program import FLOATS, Kind, Operand
-from ..symbolic import Array, Symbolic, Tracer, as_array, object_array
+from ...errors import NotTraceableError
+from ..symbolic import Array, Symbolic, Tracer, as_array, collapsed, is_long, object_array, spread
 from .rules import RULES, dims_of, rule
 
 
@@ -25,24 +26,29 @@ def _rows(values: Array, dims: Sequence[int]) -> tuple[Array, tuple[int, ...]]:
     return values.transpose(*kept, *dims).reshape(math.prod(shape), -1), shape
 
 
-def _reduced(x: Tensor, values: list[Operand], shape: tuple[int, ...], dims: Sequence[int], keepdim: bool) -> Array:
-    array = object_array(values, shape)
-    return np.expand_dims(array, tuple(dims)) if keepdim and x.ndim else array
-
-
 def _reduce(
     tracer: Tracer,
     x: Tensor,
     dim: Any,
     keepdim: bool,
     dtype: torch.dtype,
-    function: Callable[[Kind, list[Operand]], Operand],
+    function: Callable[[Kind, list[Operand], int], Operand],
     result: torch.dtype | None = None,
 ) -> Symbolic:
+    """Reduce axes by a function of a kind, the numbers of a row, and the length of the long axis that they lie along."""
     kind, dims = tracer.kind(dtype), dims_of(x, dim)
-    rows, shape = _rows(tracer.array(x, kind), dims)
-    values = [function(kind, list(row)) for row in rows]
-    return tracer.tensor(_reduced(x, values, shape, dims, keepdim), result or dtype)
+    long = [x.shape[d] for d in dims if x.ndim and is_long(x.shape[d])]
+    if len(long) > 1:
+        raise NotTraceableError(f"a reduction of two long axes, of {long[0]} and {long[1]}, at once")
+    rows, shape = _rows(collapsed(tracer.array(x, kind)), dims)
+    array = object_array([function(kind, list(row), sum(long)) for row in rows], shape)
+    kept = tuple(1 if d in dims else size for d, size in enumerate(x.shape))
+    array = spread(np.expand_dims(array, tuple(dims)) if x.ndim else array, kept)
+    return tracer.tensor(array if keepdim or not x.ndim else array.squeeze(tuple(dims)), result or dtype)
+
+
+def _by(tracer: Tracer, op: str) -> Callable[[Kind, list[Operand], int], Operand]:
+    return lambda kind, row, axis: tracer.program.over(op, kind, row, axis)
 
 
 @rule("sum")
@@ -54,7 +60,7 @@ def _sum(tracer: Tracer, x: Tensor, dim: Any = None, keepdim: bool = False, *, d
         dim,
         keepdim,
         dtype,
-        lambda kind, row: tracer.program.tree("add", kind, row) if row else (0.0 if kind in FLOATS else 0),
+        lambda kind, row, axis: tracer.program.over("add", kind, row or [0.0 if kind in FLOATS else 0], axis),
     )
 
 
@@ -99,19 +105,21 @@ def _var_mean(
 def _amax(tracer: Tracer, x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     if x.dtype == torch.bool:
         return _any(tracer, x, dim, keepdim)
-    return _reduce(tracer, x, dim, keepdim, x.dtype, lambda kind, row: tracer.program.tree("max", kind, row))
+    return _reduce(tracer, x, dim, keepdim, x.dtype, _by(tracer, "max"))
 
 
 @rule("amin")
 def _amin(tracer: Tracer, x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     if x.dtype == torch.bool:
         return _all(tracer, x, dim, keepdim)
-    return _reduce(tracer, x, dim, keepdim, x.dtype, lambda kind, row: tracer.program.tree("min", kind, row))
+    return _reduce(tracer, x, dim, keepdim, x.dtype, _by(tracer, "min"))
 
 
 @rule("argmax")
 def _argmax(tracer: Tracer, x: Tensor, dim: int | None = None, keepdim: bool = False, *, better: str = "gt") -> Any:
-    def first_best(kind: Kind, row: list[Operand]) -> Operand:
+    def first_best(kind: Kind, row: list[Operand], axis: int) -> Operand:
+        if axis:
+            raise NotTraceableError("the place of the largest along a long axis")
         best, place = row[0], cast(Operand, 0)
         for k, value in enumerate(row[1:], 1):
             is_better = op("or", "bool", op(better, "bool", value, best), op("ne", "bool", value, value))  # NaN is best
@@ -142,7 +150,7 @@ def _min(tracer: Tracer, x: Tensor, dim: int | None = None, keepdim: bool = Fals
 
 @rule("any")
 def _any(tracer: Tracer, x: Tensor, dim: Any = None, keepdim: bool = False, *, op: str = "or") -> Any:
-    return _reduce(tracer, x, dim, keepdim, torch.bool, lambda kind, row: tracer.program.tree(op, kind, row))
+    return _reduce(tracer, x, dim, keepdim, torch.bool, _by(tracer, op))
 
 
 @rule("all")
@@ -161,7 +169,7 @@ def _is_all_true(tracer: Tracer, x: Tensor) -> Symbolic:
 def _prod(
     tracer: Tracer, x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
 ) -> Any:
-    return _reduce(tracer, x, dim, keepdim, dtype or x.dtype, lambda kind, row: tracer.program.tree("mul", kind, row))
+    return _reduce(tracer, x, dim, keepdim, dtype or x.dtype, _by(tracer, "mul"))
 
 
 @rule("logsumexp")
@@ -208,6 +216,8 @@ def _vector_norm(
 def _cumsum(tracer: Tracer, x: Tensor, dim: int, *, dtype: torch.dtype | None = None, op: str = "add") -> Symbolic:
     dtype = dtype or (x.dtype if x.dtype.is_floating_point else torch.int64)
     kind = tracer.kind(dtype)
+    if x.ndim and is_long(x.shape[dim]):
+        raise NotTraceableError("running sums along a long axis")
     parts = list(np.moveaxis(tracer.array(x, kind), dim, 0))
     for i in range(1, len(parts)):
         parts[i] = tracer.each(op, kind, parts[i - 1], parts[i])

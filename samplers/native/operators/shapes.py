@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import NotTraceableError
 from ..program import FLOATS
-from ..symbolic import Array, Symbolic, Tracer, as_array
+from ..symbolic import Array, Symbolic, Tracer, as_array, is_long
 from .rules import dims_of, moved, rule
 
 
@@ -71,13 +71,21 @@ def _transpose(tracer: Tracer, x: Tensor, one: int, other: int) -> Symbolic:
     return moved(tracer, x, lambda values: values.swapaxes(one, other))
 
 
+def _check_short(x: Tensor, dims: Iterable[int]) -> None:
+    """Raise where the order of the entries of a long axis would change."""
+    if any(is_long(x.shape[dim]) for dim in dims):
+        raise NotTraceableError("a long axis in another order")
+
+
 @rule("flip")
 def _flip(tracer: Tracer, x: Tensor, dims: Sequence[int]) -> Symbolic:
+    _check_short(x, dims)
     return moved(tracer, x, lambda values: np.flip(values, tuple(dims)))
 
 
 @rule("roll")
 def _roll(tracer: Tracer, x: Tensor, shifts: Any, dims: Any = ()) -> Symbolic:
+    _check_short(x, tuple(dims) or range(x.ndim))
     return moved(tracer, x, lambda values: np.roll(values, tuple(shifts), tuple(dims) or None))
 
 
