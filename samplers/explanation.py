@@ -93,9 +93,9 @@ def _program_details(kernel: Kernel[Any], target: Target, chains: Chains, state:
         NotTraceableError: If there is no program.
     """
     from .native.build import is_cached
-    from .native.engine import _print
     from .native.program import live_values
     from .native.trace import Subject
+    from .native.writing import write
 
     totals = Totals(kernel, state)
     subject = Subject(
@@ -107,7 +107,7 @@ def _program_details(kernel: Kernel[Any], target: Target, chains: Chains, state:
         sums=tuple(totals.sums),
         moves=totals.moves,
     )
-    trace, printed = _print(subject, 2)
+    trace, printed = write(subject)
     written = [*trace.state, *trace.moves, *trace.sums, *trace.draws]
     operations = live_values(value for _, values in written for value in values)
     num_captured = sum(tensor.numel() for tensor in trace.captured)

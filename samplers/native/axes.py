@@ -86,7 +86,9 @@ class Storage:
         for value in live:
             home = storage.stretches.get(value)
             needed += [operand for operand in value.operands if storage.stretches.get(operand) is not home]
-        storage.stored = {value for value in needed if isinstance(value, Value) and value.axis and value in storage.stretches}
+        storage.stored = {
+            value for value in needed if isinstance(value, Value) and value.axis and value in storage.stretches
+        }
         return storage
 
     def _read(self, block: Block, live: set[Value], loops: list[Loop]) -> None:

@@ -265,7 +265,6 @@ class _Printer:
 
     def _steps(self, loop: Loop) -> Iterator[str]:
         carried = self._carried(loop)
-        trace = self.trace
         added = [(name, place, value) for name, place, value in self._sums() if not _is_same(value)]
         yield from self._begin(loop, carried)
         for name, place, value in added:
@@ -274,11 +273,11 @@ class _Printer:
         yield from (f"    {line}" for line in self._noise())
         yield from (f"    {line}" for line in self._block(loop.block))
         for name, _, value in added:
-            number = f"to_i({self._name(value, 'bool')})" if _is_counted(value) else self._as_double(value)
-            yield f"    {name} = {name} + {number};"
+            term = f"to_i({self._name(value, 'bool')})" if _is_counted(value) else self._as_double(value)
+            yield f"    {name} = {name} + {term};"
         yield "    if (--left == 0) {"
         yield "        left = thinning;"
-        for number, output in enumerate(trace.draws):
+        for number, output in enumerate(self.trace.draws):
             yield from (f"        {line}" for line in self._draw(number, output))
         yield "        ++draw;"
         yield "    }"
@@ -300,7 +299,8 @@ class _Printer:
                 continue
             # Two arrays take turns: one holds what is carried, the other what becomes of it.
             self.arrays[value] = f"a{number}"
-            yield f"{kind} both{number}[2][{value.axis}], *a{number} = both{number}[0], *next{number} = both{number}[1];"
+            yield f"{kind} both{number}[2][{value.axis}];"
+            yield f"{kind} *a{number} = both{number}[0], *next{number} = both{number}[1];"
             yield f"for (int64_t a = 0; a < {value.axis}; ++a) a{number}[a] = {before};"
             after = loop.after[i]
             if isinstance(after, Value) and after.block is loop.block and after in self.storage.stored:
@@ -496,8 +496,8 @@ template <int i> INLINE D uniform_at(const uint32_t* key, I step, I k, U chain) 
 // keys: two words for each site of noise.
 extern "C" void run(
     const void* const* in, void* const* out, void* const* draws, const float* floats, const double* doubles,
-    const int64_t* counts, const void* const* arrays, const uint32_t* keys, int64_t chains, int64_t begin, int64_t end, int64_t first_chain,
-    int64_t first_step, int64_t last_step, int64_t thinning) {"""
+    const int64_t* counts, const void* const* arrays, const uint32_t* keys, int64_t chains, int64_t begin,
+    int64_t end, int64_t first_chain,    int64_t first_step, int64_t last_step, int64_t thinning) {"""
 
 _BLOCKS = """
     for (int64_t o = begin; o < end; o += LANES) {

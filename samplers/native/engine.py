@@ -12,20 +12,16 @@ from torch import Tensor
 
 from ..chains import Chains
 from ..energy import Energy, Target
-from ..errors import LaminaError, NotTraceableError, ParameterError
+from ..errors import NotTraceableError, ParameterError
 from ..kernel import InfoLike, Kernel, StateLike
 from ..noise import CounterNoise, GeneratorNoise, NoiseSource, pairs_of_words
 from ..totals import Totals
 from . import build
-from .cpp import MixedChainsError, Printed, print_cpp
-from .program import TooLargeError
-from .trace import Column, Output, Subject, Trace, drops_out, trace
+from .cpp import Printed
+from .trace import Column, Output, Subject, Trace, drops_out
+from .writing import write
 
 _MIN_CHAINS_PER_THREAD = 256
-_LONG = 32
-"""Entries from which on programs loop over an axis; fewer are named one by one, which keeps them in registers."""
-
-_verified: set[object] = set()
 _pool: ThreadPoolExecutor | None = None
 
 
@@ -116,7 +112,7 @@ class Native:
                 sums=tuple(totals.sums),
                 moves=totals.moves,
             )
-            self._programs[key] = _Program.of(subject)
+            self._programs[key] = _Program(*write(subject))
         return self._programs[key]
 
     def _run(
@@ -213,29 +209,6 @@ class _Program:
         self._function = build.load(printed.source).run
         self._function.restype = None
 
-    @staticmethod
-    def of(subject: Subject) -> _Program:
-        """Trace, print and compile.
-
-        Raises:
-            NotTraceableError: If that cannot be done, or one chain has a say in another.
-        """
-        try:
-            return _Program._of(subject, _LONG)
-        except NotTraceableError:  # of an axis that is cut or mixed, every entry can be named, if they are not too many
-            return _Program._of(subject, None)
-
-    @staticmethod
-    def _of(subject: Subject, long: int | None) -> _Program:
-        printed = _print(subject, 2, long)
-        key = (printed[1].source, tuple(printed[1].floats), tuple(printed[1].doubles))
-        if key not in _verified:
-            other = _print(subject, 3, long)[1]
-            if (other.source, tuple(other.floats), tuple(other.doubles)) != key:
-                raise NotTraceableError("an energy that depends on how many chains there are")
-            _verified.add(key)
-        return _Program(*printed)
-
     def run(
         self,
         *,
@@ -250,7 +223,7 @@ class _Program:
     ) -> None:
         """Run it, in as many threads as torch has been given and the chains can use."""
         columns = [_columns(value) for value in inputs]
-        arrays = [self._whole(*array, params).contiguous() for array in self.printed.arrays]
+        arrays = [self._whole(what, where, params).contiguous() for what, where in self.printed.arrays]
         keys = [word for name in self.trace.sites for word in noise.key(name)]
         arguments = (
             _pointers(columns),
@@ -270,7 +243,7 @@ class _Program:
 
         _in_threads(run, num_chains)
 
-    def _whole(self, what: str, where: Any, params: Any) -> Tensor:
+    def _whole(self, what: object, where: Any, params: Any) -> Tensor:
         """A tensor that the program reads, from the energy or from the parameters."""
         tensor: Tensor = self.trace.captured[where] if what == "captured" else getattr(params, where)
         return tensor.detach()
@@ -286,27 +259,6 @@ class _Program:
                 whole[what, where] = self._whole(what, where, params).flatten().tolist()
             numbers.append(whole[what, where][place[0]])
         return _array(kind, numbers)
-
-
-def _print(subject: Subject, num_chains: int, long: int | None) -> tuple[Trace, Printed]:
-    try:
-        traced = _traced(subject, num_chains, long)
-        dtype, dim = subject.matrix.dtype, subject.matrix.shape[1]
-        return traced, print_cpp(traced, dtype, dim)
-    except MixedChainsError:
-        raise NotTraceableError("an energy in which one chain has a say in another's") from None
-    except TooLargeError as error:
-        raise NotTraceableError(str(error)) from None
-
-
-def _traced(subject: Subject, num_chains: int, long: int | None) -> Trace:
-    try:
-        return trace(subject, num_chains, long)
-    except (LaminaError, TooLargeError):
-        raise
-    except Exception as error:
-        # Whatever goes wrong on tensors without values, it says no more than that: the energy runs on ordinary ones.
-        raise NotTraceableError(f"{type(error).__name__} while tracing: {str(error).splitlines()[0]}") from error
 
 
 def _in_threads(run: Callable[[int, int], None], num_chains: int) -> None:

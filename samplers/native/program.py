@@ -193,9 +193,7 @@ class Program:
         ]
         return loop.results
 
-    def log_sum_exp(
-        self, kind: Kind, values: Sequence[Operand], axis: int = 0, *, is_extended: bool = True
-    ) -> Operand:
+    def log_sum_exp(self, kind: Kind, values: Sequence[Operand], axis: int = 0, *, is_extended: bool = True) -> Operand:
         """Log of a sum of exponentials, whose parts its gradient uses again.
 
         Args:
@@ -372,7 +370,7 @@ def _add(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None
     for product, other in ((y, x), (x, y)):
         if _may_fuse(product, other):
             assert isinstance(product, Value)
-            return program.value("fma", kind, *product.args, other)  # type: ignore[arg-type]
+            return program.value("fma", kind, *product.args, other)
     return None
 
 
@@ -389,7 +387,7 @@ def _sub(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None
         return program.value("fma", kind, program.op("neg", kind, one), other, x)  # type: ignore[arg-type]
     if _may_fuse(x, y):
         assert isinstance(x, Value)
-        return program.value("fma", kind, *x.args, program.op("neg", kind, y))  # type: ignore[arg-type]
+        return program.value("fma", kind, *x.args, program.op("neg", kind, y))
     return None
 
 

@@ -33,14 +33,16 @@ KINDS: Mapping[torch.dtype, Kind] = {
     torch.int32: "int",
 }
 _NEED_VALUES = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "unique", "_unique2", "masked_select"}
+
+
 class Symbolic(Tensor):
     """A tensor without storage.
 
     Attributes:
-        numbers: Object array of the tensor's shape, of `Value`s and plain numbers. Along a long axis all entries are one
-            and the same, with stride 0: a value that stands for an entry each. Nothing but the length of an axis says
-            which values belong to it, so a tensor has one axis of that length: what cuts, joins or mixes long axes
-            breaks this, and is refused.
+        numbers: Object array of the tensor's shape, of `Value`s and plain numbers. Along a long axis all entries are
+            one and the same, with stride 0: a value that stands for an entry each. Nothing but the length of an axis
+            says which values belong to it, so a tensor has one axis of that length: what cuts, joins or mixes long
+            axes breaks this, and is refused.
     """
 
     numbers: Array
@@ -247,7 +249,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             values = made.flatten()
             is_constant = bool((values == values[:1]).all())
             # Else it is read when the program runs, like what the energy captures.
-            return self.tensor(np.broadcast_to(scalar_array(values[0].item()), made.shape), made.dtype) if is_constant else made
+            return (
+                self.tensor(np.broadcast_to(scalar_array(values[0].item()), made.shape), made.dtype)
+                if is_constant
+                else made
+            )
         return Symbolic(object_array(made.clone().flatten().tolist(), tuple(made.shape)), made.dtype)
 
 
@@ -265,7 +271,8 @@ def is_long(size: int) -> bool:
 def collapsed(array: Any) -> Array:
     """An array with one entry for each long axis."""
     array = as_array(array)
-    return array[(..., *(slice(0, 1) if is_long(size) else slice(None) for size in array.shape))]
+    one_each: Array = array[(..., *(slice(0, 1) if is_long(size) else slice(None) for size in array.shape))]
+    return one_each
 
 
 def spread(array: Array, shape: tuple[int, ...]) -> Array:
@@ -315,7 +322,7 @@ def _with_long_axes(array: Array) -> Array:
         for dim, size in enumerate(array.shape):
             if is_long(size) and array.strides[dim] != 0:
                 first = array.take([0], axis=dim)
-                if not bool(np.frompyfunc(_is_same, 2, 1)(array, first).all()):
+                if not all(map(_is_same, array.flat, np.broadcast_to(first, array.shape).flat)):
                     raise NotTraceableError(f"an axis of {size} whose entries are not treated alike")
                 array = np.broadcast_to(first, array.shape)
     axes = {value.axis for value in collapsed(array).flat if isinstance(value, Value)} - {0}
@@ -330,9 +337,7 @@ def _is_same(one: object, other: object) -> bool:
 
 def _has_values(tensor: Tensor) -> bool:
     """Whether any number of a tensor is known only when the program runs."""
-    return isinstance(tensor, Symbolic) and any(
-        isinstance(number, Value) for number in collapsed(tensor.numbers).flat
-    )
+    return isinstance(tensor, Symbolic) and any(isinstance(number, Value) for number in collapsed(tensor.numbers).flat)
 
 
 def _with_values(arg: Any) -> Any:

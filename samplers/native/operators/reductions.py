@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..program import FLOATS, Kind, Operand
 from ...errors import NotTraceableError
+from ..program import FLOATS, Kind, Operand
 from ..symbolic import Array, Symbolic, Tracer, as_array, collapsed, is_long, object_array, spread
 from .rules import RULES, dims_of, rule
 
@@ -35,7 +35,10 @@ def _reduce(
     function: Callable[[Kind, list[Operand], int], Operand],
     result: torch.dtype | None = None,
 ) -> Symbolic:
-    """Reduce axes by a function of a kind, the numbers of a row, and the length of the long axis that they lie along."""
+    """Reduce axes by a function of a kind, the numbers of a row, and the length of the long axis along which they lie.
+
+    It is 0 where they lie along none.
+    """
     kind, dims = tracer.kind(dtype), dims_of(x, dim)
     long = [x.shape[d] for d in dims if x.ndim and is_long(x.shape[d])]
     if len(long) > 1:
