@@ -97,22 +97,30 @@ class Run:
     Attributes:
         position: Where the chains ended, in the structure they started in; no graph.
         energy: Energy there over the temperature, (C,).
-        accept_prob: Mean acceptance of each chain, (C,), or (C, B) of a kernel of B parts.
-        num_divergent: Divergent steps of each chain, (C,).
         displacement: Root mean square distance from the start over coordinates, (C,).
         energies: Energies after each step, (C, num_steps + 1) with the start first, if they were asked for.
         chains: Where the run stands, to continue it.
         engine: Which engine ran, and why, in words.
+        totals: What the steps add up to; nothing of it if that was not wanted.
     """
 
     position: Position
     energy: Tensor
-    accept_prob: Tensor
-    num_divergent: Tensor
     displacement: Tensor
     energies: Tensor | None
     chains: Chains
     engine: str
+    totals: Totals
+
+    @property
+    def accept_prob(self) -> Tensor:
+        """Mean acceptance of each chain, (C,), or (C, B) of a kernel of B parts."""
+        return self.totals.accept_prob
+
+    @property
+    def num_divergent(self) -> Tensor:
+        """Divergent steps of each chain, (C,)."""
+        return self.totals.num_divergent
 
 
 def sample(
@@ -229,6 +237,7 @@ def run(
     noise: NoiseSource | int | None = None,
     params: Params | None = None,
     record_energies: bool = False,
+    summarise: bool = True,
     chain_batch_size: int | None = None,
     engine: EngineName = "eager",
 ) -> Run:
@@ -250,6 +259,8 @@ def run(
         noise: See `sample`.
         params: See `sample`.
         record_energies: Keep the energy of every step.
+        summarise: Add up acceptance and divergences. Without, unadjusted kernels in the native engine leave out the
+            acceptance that they only tell, which is half of what a cheap step costs.
         chain_batch_size: See `sample`.
         engine: See `sample`. Eager by default: the native engine traces the energy anew in every call, which is some
             tens of milliseconds, to see what has changed in it.
@@ -262,18 +273,20 @@ def run(
     runner, state = start_engine(
         engine, energy, kernel, chains, source, context, temperature, chain_batch_size, num_steps
     )
-    start, totals = state, Totals(kernel, state, has_moves=False)
-    state, fields = runner.advance(state, num_steps, 1, totals, None, ("energy",) if record_energies else ())
-    energies = torch.cat((start.energy.unsqueeze(0), *fields.values())) if record_energies else None
+    start, totals = state, Totals(kernel, state, has_sums=summarise, has_moves=False)
+    energies = [start.energy.unsqueeze(0)]
+    for chunk in _chunks(num_steps):
+        names = ("energy",) if record_energies else ()
+        state, fields = runner.advance(state, chunk.stop - chunk.start, 1, totals, None, names)
+        energies += fields.values()
     return Run(
         position=chains.layout.unravel(state.position),
         energy=state.energy.squeeze(1),
-        accept_prob=totals.accept_prob,
-        num_divergent=totals.num_divergent,
         displacement=(state.position - start.position).square().mean(dim=1).sqrt(),
-        energies=None if energies is None else _by_chain(energies),
+        energies=_by_chain(torch.cat(energies)) if record_energies else None,
         chains=runner.chains(state),
         engine=runner.reason,
+        totals=totals,
     )
 
 

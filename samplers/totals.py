@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .errors import StateError
 from .kernel import InfoLike, Kernel, StateLike
 
 _ALWAYS = ("accept_prob", "is_divergent", "num_grad_evals")
@@ -19,6 +20,7 @@ class Totals:
     Args:
         kernel: Says what is counted beside acceptance, divergences and gradients.
         state: Any state of the chains.
+        has_sums: Whether to add up anything.
         has_moves: Whether to keep what E-BFMI is made of, where the kernel tells total energies.
 
     Attributes:
@@ -27,9 +29,11 @@ class Totals:
         num_steps: Steps added up.
     """
 
-    def __init__(self, kernel: Kernel[Any], state: StateLike, *, has_moves: bool = True) -> None:
+    def __init__(
+        self, kernel: Kernel[Any], state: StateLike, *, has_sums: bool = True, has_moves: bool = True
+    ) -> None:
         zero = torch.zeros_like(state.energy, dtype=torch.float64)
-        self.sums = dict.fromkeys((*_ALWAYS, *kernel.counted), zero)
+        self.sums = dict.fromkeys((*_ALWAYS, *kernel.counted) if has_sums else (), zero)
         self.moves = first_energies(zero) if has_moves and "total_energy" in kernel.info_fields else {}
         self.num_steps = 0
 
@@ -51,18 +55,23 @@ class Totals:
     @property
     def accept_prob(self) -> Tensor:
         """Mean acceptance, (C,), or (C, B) of a kernel of B parts."""
-        mean = self.sums["accept_prob"] / max(self.num_steps, 1)
+        mean = self._sum("accept_prob") / max(self.num_steps, 1)
         return mean.squeeze(1) if mean.shape[1] == 1 else mean
 
     @property
     def num_divergent(self) -> Tensor:
         """Divergent decisions, (C,)."""
-        return self.sums["is_divergent"].sum(dim=1).long()
+        return self._sum("is_divergent").sum(dim=1).long()
 
     @property
     def num_grad_evals(self) -> Tensor:
         """Gradients, (C,)."""
-        return self.sums["num_grad_evals"].squeeze(1).long()
+        return self._sum("num_grad_evals").squeeze(1).long()
+
+    def _sum(self, name: str) -> Tensor:
+        if name not in self.sums:
+            raise StateError(f"{name} was not added up: the run was made with summarise=False. Leave that out.")
+        return self.sums[name]
 
     def means(self) -> dict[str, Tensor]:
         """Means over steps of what the kernel has counted, (C, width) each."""

@@ -91,6 +91,7 @@ class _Printer:
         self.trace, self.dtype, self.dim = trace, dtype, dim
         outputs = [*trace.state, *trace.moves, *trace.sums, *trace.draws]
         self.live = live_values(value for _, values in outputs for value in values)
+        self.told = self._only_told()
         # Values are numbered anew: what is not needed has no say in the text.
         self.numbers = {value: i for i, value in enumerate(sorted(self.live, key=lambda value: value.number))}
         self.printed = Printed()
@@ -98,6 +99,14 @@ class _Printer:
         self.storage = Storage.of(trace.program.root, self.live, (v for _, values in outputs for v in values))
         self.stretch: Stretch | None = None
         self.arrays: dict[Value, str] = {}
+
+    def _only_told(self) -> set[Value]:
+        """Values of a step that serve nothing but what is stored with a draw: they wait until one is."""
+        trace, items = self.trace, self.trace.steps.block.items
+        kept = [value for _, values in (*trace.state, *trace.moves, *trace.sums) for value in values]
+        kept += [value for item in items if isinstance(item, Loop) for value in (*item.before, *item.after)]
+        told = (self.live - live_values(kept)) & {item for item in items if isinstance(item, Value)}
+        return set() if any(map(axis_of, told)) else told
 
     def print(self) -> Printed:
         body = list(self._body())
@@ -192,7 +201,7 @@ class _Printer:
 
     def _values(self, items: Iterable[Value | Loop]) -> Iterator[str]:
         for item in items:
-            if item in self.live:
+            if item in self.live and item not in self.told:
                 assert isinstance(item, Value)
                 yield f"const {TYPES[item.kind]} v{self.numbers[item]} = {self._expression(item)};"
 
@@ -286,6 +295,11 @@ class _Printer:
 
     def _draw(self, number: int, output: Output) -> Iterator[str]:
         yield f"if (draws[{number}]) {{"
+        told = live_values(output[1]) & self.told
+        self.told -= told
+        in_order: list[Value] = sorted(told, key=self.numbers.__getitem__)
+        yield from (f"    {line}" for line in self._values(in_order))
+        self.told |= told
         width = output[0].width
         yield from (f"    {line}" for line in self._store(output, f"draws[{number}]", f"draw * {width} + "))
         yield "}"
@@ -497,7 +511,7 @@ template <int i> INLINE D uniform_at(const uint32_t* key, I step, I k, U chain) 
 extern "C" void run(
     const void* const* in, void* const* out, void* const* draws, const float* floats, const double* doubles,
     const int64_t* counts, const void* const* arrays, const uint32_t* keys, int64_t chains, int64_t begin,
-    int64_t end, int64_t first_chain,    int64_t first_step, int64_t last_step, int64_t thinning) {"""
+    int64_t end, int64_t first_chain, int64_t first_step, int64_t last_step, int64_t thinning) {"""
 
 _BLOCKS = """
     for (int64_t o = begin; o < end; o += LANES) {

@@ -101,7 +101,7 @@ class Native:
             name: (tuple(value.shape), drops_out(name, value)) if isinstance(value, Tensor) else value
             for name, value in self.params._asdict().items()
         }
-        key = (repr(shapes), bool(totals.moves))
+        key = (repr(shapes), tuple(totals.sums), bool(totals.moves))
         if key not in self._programs:
             subject = Subject(
                 kernel=self.kernel,
