@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -197,6 +198,7 @@ def sample(
         temperature,
         chain_batch_size,
         num_steps=num_warmup + num_samples * thinning,
+        new_totals=partial(Totals, kernel),
         check=check_start,
     )
     report = None
@@ -270,10 +272,11 @@ def run(
     """
     check_count("num_steps", num_steps, 0)
     chains, source = start_chains(kernel, initial, params, generator, noise)
+    new_totals = partial(Totals, kernel, has_sums=summarise, has_moves=False)
     runner, state = start_engine(
-        engine, energy, kernel, chains, source, context, temperature, chain_batch_size, num_steps
+        engine, energy, kernel, chains, source, context, temperature, chain_batch_size, num_steps, new_totals
     )
-    start, totals = state, Totals(kernel, state, has_sums=summarise, has_moves=False)
+    start, totals = state, new_totals(state)
     energies = [start.energy.unsqueeze(0)]
     for chunk in _chunks(num_steps):
         names = ("energy",) if record_energies else ()

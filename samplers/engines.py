@@ -79,6 +79,7 @@ def start_engine(
     temperature: float | Tensor,
     chain_batch_size: int | None,
     num_steps: int,
+    new_totals: Callable[[StateLike], Totals],
     check: Callable[[Tensor, Tensor], None] | None = None,
 ) -> tuple[Engine, StateLike]:
     """The engine of a name, and where it starts.
@@ -93,6 +94,7 @@ def start_engine(
         temperature: See `sample`.
         chain_batch_size: See `sample`.
         num_steps: Steps that the run is going to take, warm-up included.
+        new_totals: What it is going to add up, from a state.
         check: Raises where a start of these energies (C, 1) and gradients (C, D) will not do.
 
     Raises:
@@ -112,7 +114,7 @@ def start_engine(
         from .native import Native  # takes a while to import, and not everybody needs it
 
         try:
-            return Native(energy, kernel, chains, noise, context, temperature, state), state
+            return Native(energy, kernel, chains, noise, context, temperature, state, new_totals(state)), state
         except (NotTraceableError, BuildError) as error:
             if name == "native":
                 raise

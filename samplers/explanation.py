@@ -76,7 +76,7 @@ def explain(
         details = _program_details(kernel, target, chains, state)
         from .native import Native
 
-        native = Native(energy, kernel, chains, noise, context, temperature, state)
+        native = Native(energy, kernel, chains, noise, context, temperature, state, Totals(kernel, state))
     except (NotTraceableError, BuildError) as error:
         refusal = no_native(error)
     else:

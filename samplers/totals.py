@@ -29,9 +29,7 @@ class Totals:
         num_steps: Steps added up.
     """
 
-    def __init__(
-        self, kernel: Kernel[Any], state: StateLike, *, has_sums: bool = True, has_moves: bool = True
-    ) -> None:
+    def __init__(self, kernel: Kernel[Any], state: StateLike, *, has_sums: bool = True, has_moves: bool = True) -> None:
         zero = torch.zeros_like(state.energy, dtype=torch.float64)
         self.sums = dict.fromkeys((*_ALWAYS, *kernel.counted) if has_sums else (), zero)
         self.moves = first_energies(zero) if has_moves and "total_energy" in kernel.info_fields else {}

@@ -36,6 +36,7 @@ class Native:
         context: See `Eager`.
         temperature: See `Eager`.
         state: Energies and gradients where the chains stand, by plain torch; the program is held against them.
+        totals: What the run is going to add up, of which the program is a part.
 
     Raises:
         NotTraceableError: If kernel or energy cannot be traced, or lives on another device than the CPU.
@@ -51,6 +52,7 @@ class Native:
         context: Any,
         temperature: float | Tensor,
         state: StateLike,
+        totals: Totals,
     ) -> None:
         if chains.matrix.device.type != "cpu":
             raise NotTraceableError(f"the chains are on {chains.matrix.device}")
@@ -64,7 +66,7 @@ class Native:
         self._matrix, self._layout, self._steps = chains.matrix, chains.layout, chains.num_steps
         self._programs: dict[object, _Program] = {}
         self._noise = CounterNoise(0)
-        self._agree(state)
+        self._agree(state, totals)
         self._noise = _counter_based(noise)  # a generator is asked only when nothing can fail any more
 
     def step(self, state: StateLike) -> tuple[StateLike, InfoLike]:
@@ -172,13 +174,12 @@ class Native:
         self._rows_of_target[name] = rows
         return rows
 
-    def _agree(self, state: StateLike) -> None:
+    def _agree(self, state: StateLike, totals: Totals) -> None:
         """Hold the program's energies and gradients against plain torch, where the chains stand and beside it.
 
         Raises:
             NotTraceableError: If they differ by more than rounding.
         """
-        totals = Totals(self.kernel, state)
         between = torch.lerp(state.position, state.position.roll(1, 0), 0.3)
         for position in (state.position, between):
             here = state._replace(position=position)  # type: ignore[attr-defined]
