@@ -14,7 +14,7 @@ from .protocol import NUM_LEAPFROG_STEPS, Case
 
 Kind = Literal["speed", "first", "threads", "memory"]
 
-COMPILED_SECONDS = 0.2
+COMPILED_SECONDS = 0.4
 """A call of the fastest contender lasts about as long, so that the costs of a call matter to nobody."""
 
 LOOPED_SECONDS = 1.0

@@ -59,7 +59,14 @@ def make_sampler(case: Case, *, engine: EngineName, with_gradient: bool) -> Lami
         energy = make_energy(case.problem, case.num_chains)
     kernel = make_kernel(case.algorithm, problem)
     return LaminaSampler(
-        move=functools.partial(samplers.run, energy, kernel, context=context, engine=engine),
+        move=functools.partial(
+            samplers.run,
+            energy,
+            kernel,
+            context=context,
+            engine=engine,
+            summarise=kernel.is_exact,  # unadjusted peers tell no acceptance either
+        ),
         start=torch.from_numpy(starts(case.problem, case.num_chains)),
         num_steps=case.num_looped_steps if engine == "eager" else case.num_steps,
     )
@@ -99,7 +106,8 @@ class LaminaSampler:
 
     def run(self) -> float | None:
         """See `protocol.Sampler`."""
-        return float(self._advance(self.num_steps).accept_prob.mean())
+        totals = self._advance(self.num_steps).totals
+        return float(totals.accept_prob.mean()) if totals.sums else None
 
     def position(self) -> NDArray[np.float32]:
         """See `protocol.Sampler`."""
