@@ -10,14 +10,16 @@ from importlib import resources
 
 import torch
 
+from ..errors import NotTraceableError
 from ..noise import Site, pairs_of_words
 from .axes import Storage, Stretch, axis_of
-from .program import FLOATS, REDUCTIONS, Block, Kind, Loop, Operand, Value, live_values, within
+from .program import FLOATS, REDUCTIONS, Block, Kind, Loop, Operand, TooLargeError, Value, live_values, within
 from .symbolic import KINDS
 from .trace import Output, Trace, site_dtype
 
 TYPES: dict[Kind, str] = {"f32": "F", "f64": "D", "int": "I", "bool": "B"}
 _MEMORY: dict[Kind, str] = {"f32": "float", "f64": "double", "int": "int32_t", "bool": "uint8_t"}
+_BYTES: dict[Kind, int] = {"f32": 4, "f64": 8, "int": 4, "bool": 8}  # at most
 _INFIX = {
     "add": "+",
     "sub": "-",
@@ -82,6 +84,14 @@ def print_cpp(trace: Trace, dtype: torch.dtype, dim: int) -> Printed:
     return _Printer(trace, dtype, dim).print()
 
 
+MAX_VALUES = 4000
+"""Values of a program beyond which a compiler takes tens of seconds, and whole tensors are as fast."""
+
+_STACK_BYTES = 4 * 2**20
+"""Of all that lies along long axes; half of what threads usually have."""
+
+_WIDEST_BYTES = 64  # of a vector, on any machine
+
 _FEW_VALUES = 110
 """Values in a block beyond which two of each cost more in memory traffic than they hide."""
 
@@ -91,7 +101,10 @@ class _Printer:
         self.trace, self.dtype, self.dim = trace, dtype, dim
         outputs = [*trace.state, *trace.moves, *trace.sums, *trace.draws]
         self.live = live_values(value for _, values in outputs for value in values)
+        if len(self.live) > MAX_VALUES:
+            raise TooLargeError(MAX_VALUES)
         self.told = self._only_told()
+        self.prompt = self.live - self.told
         # Values are numbered anew: what is not needed has no say in the text.
         self.numbers = {value: i for i, value in enumerate(sorted(self.live, key=lambda value: value.number))}
         self.printed = Printed()
@@ -99,6 +112,7 @@ class _Printer:
         self.storage = Storage.of(trace.program.root, self.live, (v for _, values in outputs for v in values))
         self.stretch: Stretch | None = None
         self.arrays: dict[Value, str] = {}
+        self.stack_bytes = 0
 
     def _only_told(self) -> set[Value]:
         """Values of a step that serve nothing but what is stored with a draw: they wait until one is."""
@@ -173,8 +187,15 @@ class _Printer:
 
     def _array(self, value: Value, length: int) -> str:
         """Room for the entries of a value along a long axis."""
+        self._reserve(value.kind, length)
         self.arrays[value] = f"a{self.numbers[value]}"
         return f"{TYPES[value.kind]} {self.arrays[value]}[{length}];"
+
+    def _reserve(self, kind: Kind, length: int) -> None:
+        """Take some of the stack, which ends a process that takes too much."""
+        self.stack_bytes += length * _WIDEST_BYTES * _BYTES[kind] // self.dtype.itemsize
+        if self.stack_bytes > _STACK_BYTES:
+            raise NotTraceableError(f"axes as long as {length}, which call for whole tensors")
 
     def _store(self, output: Output, target: str, draw: str) -> Iterator[str]:
         """Write a column; `draw` says which row of several."""
@@ -199,9 +220,9 @@ class _Printer:
             else:
                 yield from self._values([item])
 
-    def _values(self, items: Iterable[Value | Loop]) -> Iterator[str]:
+    def _values(self, items: Iterable[Value | Loop], wanted: set[Value] | None = None) -> Iterator[str]:
         for item in items:
-            if item in self.live and item not in self.told:
+            if item in (self.prompt if wanted is None else wanted):
                 assert isinstance(item, Value)
                 yield f"const {TYPES[item.kind]} v{self.numbers[item]} = {self._expression(item)};"
 
@@ -296,10 +317,8 @@ class _Printer:
     def _draw(self, number: int, output: Output) -> Iterator[str]:
         yield f"if (draws[{number}]) {{"
         told = live_values(output[1]) & self.told
-        self.told -= told
         in_order: list[Value] = sorted(told, key=self.numbers.__getitem__)
-        yield from (f"    {line}" for line in self._values(in_order))
-        self.told |= told
+        yield from (f"    {line}" for line in self._values(in_order, told))
         width = output[0].width
         yield from (f"    {line}" for line in self._store(output, f"draws[{number}]", f"draw * {width} + "))
         yield "}"
@@ -313,6 +332,7 @@ class _Printer:
                 continue
             # Two arrays take turns: one holds what is carried, the other what becomes of it.
             self.arrays[value] = f"a{number}"
+            self._reserve(value.kind, 2 * value.axis)
             yield f"{kind} both{number}[2][{value.axis}];"
             yield f"{kind} *a{number} = both{number}[0], *next{number} = both{number}[1];"
             yield f"for (int64_t a = 0; a < {value.axis}; ++a) a{number}[a] = {before};"
@@ -364,7 +384,7 @@ class _Printer:
         if kind == "bool":
             return f"full<B>({'true' if number else 'false'})"
         if kind == "int":
-            return f"full<I>({int(number)})"
+            return f"full<I>({int(min(max(number, -(2**31)), 2**31 - 1))})"  # reductions start from infinity
         if math.isnan(number):
             return f'full<{TYPES[kind]}>(__builtin_nan(""))'
         if number in _PLAIN:

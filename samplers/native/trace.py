@@ -20,8 +20,8 @@ from ..totals import add_energy
 from .program import Kind, Loop, Operand, Program, Value
 from .symbolic import KINDS, Array, Place, Symbolic, Tracer, as_array, collapsed, entries, is_long, object_array
 
-MAX_VALUES = 12_000
-"""Operations beyond which compiling takes many seconds and the program no longer fits the caches."""
+MAX_TRACED = 12_000
+"""Operations, of several chains and before what nobody needs is left out, beyond which tracing is given up."""
 
 ENERGY_FIELDS = ("energy", "total_energy")
 """What is told to people with the energy's additive constant, which chains do without."""
@@ -132,7 +132,7 @@ class _Recording:
 
     def __init__(self, subject: Subject, num_chains: int, long: int | None) -> None:
         self.subject, self.num_chains = subject, num_chains
-        self.program = Program(MAX_VALUES)
+        self.program = Program(MAX_TRACED)
         self.tracer = Tracer(self.program, long)
         self.inputs: list[Column] = []
 
