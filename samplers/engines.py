@@ -16,7 +16,7 @@ from .eager import Eager
 from .energy import Energy
 from .errors import BuildError, NotTraceableError, UnknownNameError
 from .kernel import InfoLike, Kernel, StateLike
-from .noise import NoiseSource
+from .noise import NoiseSource, noise_from_state
 from .totals import Totals
 
 EngineName: TypeAlias = Literal["auto", "native", "compile", "eager"]
@@ -36,13 +36,16 @@ class Engine(Protocol):
         kernel: The kernel.
         params: Its parameters, which may be changed between steps.
         num_chains: C.
-        reason: Why it is this engine, in words.
     """
 
     kernel: Kernel[Any]
     params: Any
     num_chains: int
-    reason: str
+
+    @property
+    def reason(self) -> str:
+        """Why it is this engine, in words."""
+        ...
 
     def step(self, state: StateLike) -> tuple[StateLike, InfoLike]:
         """Move all chains once, with the parameters as they are now."""
@@ -67,6 +70,73 @@ class Engine(Protocol):
     def chains(self, state: StateLike) -> Chains:
         """What it takes to continue from a state."""
         ...
+
+
+class Steadfast:
+    """The native engine for as long as it can, eager from then on: warm-up may find a mass that no program can hold.
+
+    Both see the same counter-based noise, so that chains go on as if nothing had happened.
+
+    Args:
+        native: The engine to begin with.
+        new_eager: The other, from where chains stand.
+    """
+
+    def __init__(self, native: Engine, new_eager: Callable[[Chains], Eager]) -> None:
+        self._engine, self._new_eager = native, new_eager
+        self.kernel, self.num_chains = native.kernel, native.num_chains
+
+    @property
+    def params(self) -> Any:
+        """Those of the engine that runs."""
+        return self._engine.params
+
+    @params.setter
+    def params(self, params: Any) -> None:
+        self._engine.params = params
+
+    @property
+    def reason(self) -> str:
+        """That of the engine that runs."""
+        return self._engine.reason
+
+    def step(self, state: StateLike) -> tuple[StateLike, InfoLike]:
+        """See `Engine`."""
+        try:
+            return self._engine.step(state)
+        except (NotTraceableError, BuildError) as error:
+            state = self._fall_back(state, error)
+            return self._engine.step(state)
+
+    def advance(
+        self,
+        state: StateLike,
+        num_draws: int,
+        thinning: int,
+        totals: Totals,
+        draws: Tensor | None,
+        collect: Sequence[str],
+    ) -> tuple[StateLike, dict[str, Tensor]]:
+        """See `Engine`."""
+        try:
+            return self._engine.advance(state, num_draws, thinning, totals, draws, collect)
+        except (NotTraceableError, BuildError) as error:
+            state = self._fall_back(state, error)
+            return self._engine.advance(state, num_draws, thinning, totals, draws, collect)
+
+    def new_draws(self, num_draws: int) -> Tensor:
+        """See `Engine`."""
+        return self._engine.new_draws(num_draws)
+
+    def chains(self, state: StateLike) -> Chains:
+        """See `Engine`."""
+        return self._engine.chains(state)
+
+    def _fall_back(self, state: StateLike, error: Exception) -> StateLike:
+        eager = self._new_eager(self._engine.chains(state))
+        eager.reason = f"eager after a native start, since {no_native(error)}"
+        self._engine = eager
+        return eager.init()
 
 
 def start_engine(
@@ -114,11 +184,18 @@ def start_engine(
         from .native import Native  # takes a while to import, and not everybody needs it
 
         try:
-            return Native(energy, kernel, chains, noise, context, temperature, state, new_totals(state)), state
+            native = Native(energy, kernel, chains, noise, context, temperature, state, new_totals(state))
         except (NotTraceableError, BuildError) as error:
             if name == "native":
                 raise
             refusals.append(no_native(error))
+        else:
+
+            def new_eager(chains: Chains) -> Eager:
+                source = noise_from_state(chains.noise_state, chains.matrix.device)
+                return Eager(energy, kernel, chains, source, context, temperature, chain_batch_size)
+
+            return native if name == "native" else Steadfast(native, new_eager), state
     if name == "compile" or compiling_pays(num_steps, chains.matrix.device):
         try:
             compiled = Compiled(energy, kernel, chains, noise, context, temperature, chain_batch_size, state)

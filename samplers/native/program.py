@@ -228,7 +228,7 @@ class Program:
         value = self.tree(op, kind, values)
         if not axis:
             return value
-        if isinstance(value, Value) and value.axis:
+        if isinstance(value, Value) and value.axis == axis:
             return self.value(f"over_{op}", kind, value)
         if op == "add":
             return self.op("mul", kind, value, float(axis) if kind in FLOATS else axis)

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from lamina.samplers import (
     HMC,
     MALA,
+    NotTraceableError,
     RandomisedHMC,
+    Samples,
     UnknownNameError,
+    Windows,
     engines,
     explain,
     run,
@@ -133,3 +136,24 @@ def test_explaining_takes_chains_of_a_run_and_moves_nothing(start: Tensor) -> No
     explain(gaussian, RandomisedHMC(), start)
     assert torch.equal(generator.get_state(), state)
     assert torch.equal(start, before)
+
+
+def test_a_mass_that_no_program_holds_lets_eager_take_over() -> None:
+    scales = torch.linspace(0.5, 2, 70, dtype=torch.float64)
+
+    def energy(x: Tensor) -> Tensor:
+        return 0.5 * (x / scales).square().sum(-1)
+
+    start = torch.randn(40, 70, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    kernel, windows = HMC(step_size=0.2, num_leapfrog_steps=3), Windows(mass="dense", pooled=True)
+
+    def draw(engine: Any) -> Samples:
+        return sample(energy, kernel, start, num_samples=4, num_warmup=40, adaptation=windows, noise=3, engine=engine)
+
+    switched, eager = draw("auto"), draw("eager")
+    assert switched.engine.startswith("eager after a native start, since native is not possible")
+    assert switched.chains.params.factor.shape == (70, 70)
+    torch.testing.assert_close(switched.draws, eager.draws, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(switched.accept_prob, eager.accept_prob)
+    with pytest.raises(NotTraceableError, match=r"long axes|whole tensors"):
+        draw("native")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ...errors import NotTraceableError
-from ..program import FLOATS
-from ..symbolic import Array, Symbolic, Tracer, as_array, is_long
+from ..program import FLOATS, Value
+from ..symbolic import Array, Symbolic, Tracer, as_array, collapsed, is_long
 from .rules import dims_of, moved, rule
 
 
@@ -35,7 +36,19 @@ def _to_copy(tracer: Tracer, x: Tensor, *, dtype: torch.dtype | None = None, **_
 def _view(tracer: Tracer, x: Tensor, shape: Sequence[int], *_: Any) -> Any:
     if isinstance(shape, torch.dtype):
         raise NotTraceableError("a view as another dtype")
-    return moved(tracer, x, lambda values: values.reshape(tuple(shape)))
+    def reshape(values: Array) -> Array:
+        made = values.reshape(tuple(shape))
+        for axis in {value.axis for value in collapsed(values).flat if isinstance(value, Value)} - {0}:
+            if _first_places(values.shape, axis) != _first_places(made.shape, axis):
+                raise NotTraceableError(f"a long axis of {axis} that is cut or moved by a change of shape")
+        return made
+
+    return moved(tracer, x, reshape)
+
+
+def _first_places(shape: tuple[int, ...], axis: int) -> int:
+    """How many blocks of a long axis lie in memory, row by row; 0 where the shape does not have it."""
+    return math.prod(shape[: shape.index(axis)]) if axis in shape else 0
 
 
 @rule("unsqueeze")
@@ -130,7 +143,7 @@ def _slice_of(start: int | None, end: int | None, step: int) -> slice:
 
 @rule("select")
 def _select(tracer: Tracer, x: Tensor, dim: int, index: int) -> Symbolic:
-    return moved(tracer, x, lambda values: as_array(values[_place(dim, x.ndim, index)]))
+    return moved(tracer, x, lambda values: values[(*_place(dim, x.ndim, index), ...)])  # a view even of one number
 
 
 @rule("slice")
