@@ -52,7 +52,7 @@ def self_normalizing_loss(prior: JointEBMPrior, positive: Latents, noise: Latent
     Returns:
         0-d, in nats; no gradient reaches the latents or the base.
 
-    Source: Senetaire et al. (2025), self-normalised log-linear models, arXiv 2503.07021.
+    Source: Senetaire et al. (2025), the self-normalised log-likelihood, arXiv 2503.07021.
     """
     energy: Tensor = prior.energies(detached(positive)).mean()
     return energy + torch.exp(-prior.energies(detached(noise))).mean() - 1

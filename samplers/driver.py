@@ -261,8 +261,8 @@ def run(
         noise: See `sample`.
         params: See `sample`.
         record_energies: Keep the energy of every step.
-        summarise: Add up acceptance and divergences. Without, unadjusted kernels in the native engine leave out the
-            acceptance that they only tell, which is half of what a cheap step costs.
+        summarise: Add up acceptance and divergences. Without, programs of the native engine leave out what they were
+            computed for alone, such as the acceptance that unadjusted kernels only tell.
         chain_batch_size: See `sample`.
         engine: See `sample`. Eager by default: the native engine traces the energy anew in every call, which is some
             tens of milliseconds, to see what has changed in it.

@@ -159,15 +159,10 @@ class CounterNoise:
         return self.seed & 0xFFFFFFFF, (self.seed >> 32) ^ zlib.crc32(name.encode())
 
     def _noise_of(self, name: str, site: Site, chains: _Chains, step: int) -> Stream | Tensor:
+        check_length(site, chains.dim, step + 1)
         limit = _NUMBERS_AHEAD // (chains.num_chains * site.columns(chains.dim))
         if site.is_indexed:
             return Stream(_Ahead(partial(self._by_index, name, site, chains, step), limit).at)
-        pairs = pairs_of_words(site.columns(chains.dim))
-        if (step + 1) * pairs > 2**32:
-            raise ParameterError(
-                f"counter-based noise of {site.columns(chains.dim)} numbers per chain lasts for {2**32 // pairs} "
-                "steps; continue with another seed, noise=SEED."
-            )
         if (name, site) not in self._ahead:
             self._ahead[name, site] = _Ahead(partial(chains.fill, self.key(name), site), limit)
         return self._ahead[name, site].at(step)
@@ -232,6 +227,17 @@ class _Ahead:
 def pairs_of_words(columns: int) -> int:
     """Evaluations of Threefry-2x32 for so many numbers."""
     return (columns + 1) // 2
+
+
+def check_length(site: Site, dim: int, num_steps: int) -> None:
+    """Raise where so many steps take more counter-based numbers than a site has."""
+    columns = site.columns(dim)
+    pairs = pairs_of_words(columns)
+    if num_steps * pairs > 2**32:
+        raise ParameterError(
+            f"counter-based noise of {columns} numbers per chain lasts for {2**32 // pairs} steps; continue with "
+            "another seed, noise=SEED."
+        )
 
 
 class ReplayNoise:

@@ -38,7 +38,8 @@ print("sampled:", type(kernel).__module__, tuple(result.draws.shape), bool(0.1 <
 
 print("its own tests:", pytest.main(["-q", "-W", "error", "-p", "no:cacheprovider", "source/tests"]).name)
 
-comparison = importlib.import_module("lamina.trainers.evaluation.comparison")  # a few steps are not worth a long evaluation
+# A few steps are not worth a long evaluation.
+comparison = importlib.import_module("lamina.trainers.evaluation.comparison")
 comparison.NUM_SAMPLES = comparison.MAX_HELD_OUT = 60
 comparison.two_sample_accuracy = partial(comparison.two_sample_accuracy, repeats=1)
 flags = "--max-steps 4 --baseline-steps 0 --prior-sampler student-walk --prior-option degrees=3".split()

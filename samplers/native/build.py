@@ -17,7 +17,6 @@ from __future__ import annotations
 import atexit
 import ctypes
 import hashlib
-import itertools
 import os
 import platform
 import re
@@ -55,8 +54,7 @@ _FLAGS = (
     *("-shared", "-fPIC", "-Wno-psabi"),
 )
 _CPU_FLAGS = (("-march=native",), ("-mcpu=native",), ())  # the first that the compiler knows; clang on ARM has -mcpu
-_THREAD_FLAGS = (("-fopenmp",), ())  # without OpenMP, a program runs on one thread
-_PROBE = '#ifdef _OPENMP\n#include <omp.h>\nextern "C" int probe() { return omp_get_max_threads(); }\n#endif\n'
+_PROBE = 'extern "C" int probe() { return 0; }\n'
 
 _TIMEOUT_S = 60.0  # the largest programs that are worth unrolling take about 5 s; ten times that on a busy machine
 _BUSY_S = 3600.0  # what was touched this recently may still be in use: many times the longest compile
@@ -142,7 +140,6 @@ def clear_cache() -> None:
     folder = cache_folder()
     with _lock:
         _loaded.clear()
-        _supported_flags.cache_clear()  # OpenMP may have been installed since
         for _, _, path in _entries(folder):
             path.unlink(missing_ok=True)
         _sweep(folder)
@@ -195,10 +192,10 @@ def _version_line(path: str) -> str:
 
 @cache
 def _supported_flags(compiler: Compiler, folder: Path) -> tuple[str, ...]:
-    """Choose the flags for this CPU and for threads by trying them on a program of one line."""
+    """Choose the flags for this CPU by trying them on a program of one line."""
     with _work_folder(folder) as work:
-        for optional in itertools.product(_CPU_FLAGS, _THREAD_FLAGS):
-            flags = (*_FLAGS, *itertools.chain(*optional))
+        for cpu_flags in _CPU_FLAGS:
+            flags = (*_FLAGS, *cpu_flags)
             result = _compile(_PROBE, compiler, flags, Path(work))
             if result.returncode == 0:
                 return flags
@@ -344,7 +341,7 @@ def _work_folder(folder: Path) -> tempfile.TemporaryDirectory[str]:
 
 
 def _key(source: str, compiler: Compiler) -> str:
-    flags = (_FLAGS, _CPU_FLAGS, _THREAD_FLAGS)  # which of them are taken follows from the compiler and the CPU
+    flags = (_FLAGS, _CPU_FLAGS)  # which of them are taken follows from the compiler and the CPU
     return hashlib.sha256(repr((source, compiler, flags, _cpu(), version("lamina"))).encode()).hexdigest()
 
 

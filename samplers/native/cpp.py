@@ -87,8 +87,8 @@ def print_cpp(trace: Trace, dtype: torch.dtype, dim: int) -> Printed:
 MAX_VALUES = 4000
 """Values of a program beyond which a compiler takes tens of seconds, and whole tensors are as fast."""
 
-_STACK_BYTES = 4 * 2**20
-"""Of all that lies along long axes; half of what threads usually have."""
+_STACK_BYTES = 2**20
+"""Of all that lies along long axes; half of what glibc gives to threads where `ulimit -s` sets no limit."""
 
 _WIDEST_BYTES = 64  # of a vector, on any machine
 
@@ -195,7 +195,7 @@ class _Printer:
         """Take some of the stack, which ends a process that takes too much."""
         self.stack_bytes += length * _WIDEST_BYTES * _BYTES[kind] // self.dtype.itemsize
         if self.stack_bytes > _STACK_BYTES:
-            raise NotTraceableError(f"axes as long as {length}, which call for whole tensors")
+            raise NotTraceableError("longer axes than the stack of a thread holds, which calls for whole tensors")
 
     def _store(self, output: Output, target: str, draw: str) -> Iterator[str]:
         """Write a column; `draw` says which row of several."""

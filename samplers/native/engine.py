@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,9 +15,9 @@ from torch import Tensor
 
 from ..chains import Chains
 from ..energy import Energy, Target
-from ..errors import NotTraceableError, ParameterError
+from ..errors import NotTraceableError
 from ..kernel import InfoLike, Kernel, StateLike
-from ..noise import CounterNoise, GeneratorNoise, NoiseSource, pairs_of_words
+from ..noise import CounterNoise, GeneratorNoise, NoiseSource, check_length
 from ..totals import Totals
 from . import build
 from .cpp import Printed
@@ -22,7 +25,6 @@ from .trace import Column, Output, Subject, Trace, drops_out
 from .writing import write
 
 _MIN_CHAINS_PER_THREAD = 256
-_pool: ThreadPoolExecutor | None = None
 
 
 class Native:
@@ -128,7 +130,8 @@ class Native:
         collect: Sequence[str],
     ) -> tuple[StateLike, dict[str, Tensor]]:
         trace, num_steps = program.trace, num_draws * thinning
-        self._check_length(trace, self._steps + num_steps)
+        for site in trace.sites.values():
+            check_length(site, self._matrix.shape[1], self._steps + num_steps)
         left = [_room(output, self.num_chains) for output in (*trace.state, *trace.moves)]
         sums = [_begun(totals.sums[column.name], column) for column, _ in trace.sums]
         wanted = dict(zip((column.name for column, _ in trace.draws), trace.draws, strict=True))
@@ -178,8 +181,10 @@ class Native:
         """Hold the program's energies and gradients against plain torch, where the chains stand and beside it.
 
         Raises:
-            NotTraceableError: If they differ by more than rounding.
+            NotTraceableError: If they differ by more than rounding, or no energy is finite.
         """
+        if not torch.isfinite(state.energy).any():
+            raise NotTraceableError("no chain stands where its energy is finite, so that nothing can be checked")
         between = torch.lerp(state.position, state.position.roll(1, 0), 0.3)
         for position in (state.position, between):
             here = state._replace(position=position)  # type: ignore[attr-defined]
@@ -192,14 +197,6 @@ class Native:
                     raise NotTraceableError(
                         f"the program's {name} differs from the energy's own by {float((one - other).abs().max()):.2g}"
                     )
-
-    def _check_length(self, trace: Trace, last_step: int) -> None:
-        widest = max((pairs_of_words(site.columns(self._matrix.shape[1])) for site in trace.sites.values()), default=1)
-        if last_step * widest > 2**31:
-            raise ParameterError(
-                f"counter-based noise of this kernel lasts for {2**31 // widest} steps; continue with another seed, "
-                "noise=SEED."
-            )
 
 
 class _Program:
@@ -226,21 +223,21 @@ class _Program:
         columns = [_columns(value) for value in inputs]
         arrays = [self._whole(what, where, params).contiguous() for what, where in self.printed.arrays]
         keys = [word for name in self.trace.sites for word in noise.key(name)]
-        arguments = (
-            _pointers(columns),
-            _pointers(outputs),
-            _pointers(draws),
+        tables = (
             self._table(self.printed.floats, params, ctypes.c_float),
             self._table(self.printed.doubles, params, ctypes.c_double),
             _array(ctypes.c_int64, self.printed.counts),
-            _pointers(arrays),
-            _array(ctypes.c_uint32, keys),
-            ctypes.c_int64(num_chains),
         )
-        rest = [ctypes.c_int64(number) for number in (noise.first_chain, *steps, thinning)]
 
         def run(begin: int, end: int) -> None:
-            self._function(*arguments, ctypes.c_int64(begin), ctypes.c_int64(end), *rest)
+            # The tensors are held by this function: other threads go on with it where Ctrl-C ends the run.
+            self._function(
+                *map(_pointers, (columns, outputs, draws)),
+                *tables,
+                _pointers(arrays),
+                _array(ctypes.c_uint32, keys),
+                *map(ctypes.c_int64, (num_chains, begin, end, noise.first_chain, *steps, thinning)),
+            )
 
         _in_threads(run, num_chains)
 
@@ -264,19 +261,26 @@ class _Program:
 
 def _in_threads(run: Callable[[int, int], None], num_chains: int) -> None:
     """Share chains out over threads, in multiples of the longest block."""
-    global _pool
     threads = min(torch.get_num_threads(), num_chains // _MIN_CHAINS_PER_THREAD)
     if threads <= 1:
         run(0, num_chains)
         return
-    if _pool is None or _pool._max_workers < threads - 1:
-        _pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="lamina")
     share = -(-num_chains // threads // 64) * 64
     bounds = [(begin, min(begin + share, num_chains)) for begin in range(0, num_chains, share)]
-    others = [_pool.submit(run, *bound) for bound in bounds[1:]]
+    pool = _pool(threads - 1)
+    others = [pool.submit(run, *bound) for bound in bounds[1:]]
     run(*bounds[0])
     for other in others:
         other.result()
+
+
+@lru_cache(maxsize=1)
+def _pool(size: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(size, thread_name_prefix="lamina")
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has the pool, but none of its threads
 
 
 def _is_close(one: Tensor, other: Tensor) -> bool:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -65,9 +66,10 @@ class Symbolic(Tensor):
         cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Outside of a tracer there is nobody to ask."""
-        if Tracer.current is None:
+        tracer = _TRACER.get()
+        if tracer is None:
             raise NotTraceableError("a traced tensor was kept and used after tracing")
-        return Tracer.current.dispatch(func, args, kwargs or {})
+        return tracer.dispatch(func, args, kwargs or {})
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         """Shape and dtype, since there is no more."""
@@ -86,21 +88,18 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         demands: What has to be true of the numbers for the energy to be one; taken and cleared by its caller.
     """
 
-    current: ClassVar[Tracer | None] = None
-
     def __init__(self, program: Program, long: int | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.program, self.long = program, long
         self.captured: list[Tensor] = []
         self.demands: list[Array] = []
         self._made: list[Tensor] = []
-        self._outer: list[Tracer | None] = []
+        self._tokens: list[Token[Tracer | None]] = []
         self._floats: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __enter__(self) -> Self:
         """May be entered again while it is active, as decompositions do."""
-        self._outer.append(Tracer.current)
-        Tracer.current = self
+        self._tokens.append(_TRACER.set(self))
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -108,7 +107,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Back to the tracer before."""
-        Tracer.current = self._outer.pop()
+        _TRACER.reset(self._tokens.pop())
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
@@ -257,6 +256,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return Symbolic(object_array(made.clone().flatten().tolist(), tuple(made.shape)), made.dtype)
 
 
+_TRACER: ContextVar[Tracer | None] = ContextVar("tracer that is active", default=None)
+"""Each thread has its own."""
+
+
 def as_array(values: Any) -> Array:
     """Values as an object array; one by itself becomes one without axes."""
     return values if isinstance(values, np.ndarray) and values.dtype == object else scalar_array(values)
@@ -264,7 +267,7 @@ def as_array(values: Any) -> Array:
 
 def is_long(size: int) -> bool:
     """Whether the program that is being traced loops over an axis of this length."""
-    tracer = Tracer.current
+    tracer = _TRACER.get()
     return tracer is not None and tracer.long is not None and size >= tracer.long
 
 

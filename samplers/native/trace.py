@@ -146,17 +146,19 @@ class _Recording:
             moves = {name: self._input(f"moves.{name}", value) for name, value in subject.moves.items()}
             state = kernel.restore(target, position, memory, params)
             info: dict[str, Tensor] = {}
-            drawn: list[Tensor] = []
+            draws: list[Output] = []
             told_types: list[Any] = []
 
             def body(*carried: Tensor) -> tuple[Tensor, ...]:
                 fields, figures = carried[: len(state)], dict(zip(moves, carried[len(state) :], strict=True))  # type: ignore[arg-type]
                 moved, told = kernel.step(target, type(state)(*fields), self._noise(), params)
-                drawn.append(moved.position)
                 info.update(told._asdict())  # type: ignore[attr-defined]
                 told_types.append(type(told))
                 if figures:
                     figures = add_energy(figures, told.total_energy)  # type: ignore[attr-defined]
+                offset = target.offset_column()  # whose values have to stand before the loop
+                draws.append(self._output("position", moved.position))
+                draws.extend(self._output(name, value, offset) for name, value in info.items())
                 return (*moved, *figures.values())  # type: ignore[misc]
 
             after = self._loop("steps", 0, body, (*state, *moves.values()))  # type: ignore[misc]
@@ -172,10 +174,7 @@ class _Recording:
                 state=left[: len(state)],  # type: ignore[arg-type]
                 moves=left[len(state) :],  # type: ignore[arg-type]
                 sums=[self._output(name, info[name]) for name in subject.sums],
-                draws=[
-                    self._output("position", drawn[0]),
-                    *(self._output(name, value, offset) for name, value in info.items()),
-                ],
+                draws=draws,
                 captured=self.tracer.captured,
                 sites=kernel.sites,
                 state_type=type(state),
@@ -359,12 +358,13 @@ class _TracedTarget(Target):
         if not isinstance(value, Symbolic):
             raise NotTraceableError("an energy that does not depend on the position")
         demands, self._tracer.demands = self._tracer.demands, []
-        for chain in range(len(value)):
-            rest, self._offset[0] = _split_off(self._tracer.program, value.numbers[chain])
-            value.numbers[chain] = rest
+        numbers = value.numbers.copy()  # the energy's own may be a view of the position
+        for chain in range(len(numbers)):
+            numbers[chain], self._offset[0] = _split_off(self._tracer.program, numbers[chain])
             for demand in demands:
-                mine = demand[chain] if demand.ndim and len(demand) == len(value) else demand
-                value.numbers[chain] = self._demand(np.ravel(mine).tolist(), value.numbers[chain], KINDS[value.dtype])
+                mine = demand[chain] if demand.ndim and len(demand) == len(numbers) else demand
+                numbers[chain] = self._demand(np.ravel(mine).tolist(), numbers[chain], KINDS[value.dtype])
+        value.numbers = numbers
 
     def _demand(self, conditions: list[Operand], value: Operand, kind: Kind) -> Operand:
         """An energy, or NaN for a chain that breaks what was demanded of it."""

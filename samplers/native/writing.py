@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..errors import LaminaError, NotTraceableError
+import hashlib
+
+from ..errors import NotTraceableError
 from .cpp import MixedChainsError, Printed, print_cpp
 from .program import TooLargeError
 from .trace import Subject, Trace, trace
@@ -10,8 +12,9 @@ from .trace import Subject, Trace, trace
 _LONG = 32
 """Entries from which on programs loop over an axis; fewer are named one by one, which keeps them in registers."""
 
-_checked: set[object] = set()
-"""Programs that came out the same among more chains."""
+_MAX_CHECKED = 10_000
+_checked: set[bytes] = set()
+"""Programs that came out the same among more chains; forgotten when they are many."""
 
 
 def write(subject: Subject) -> tuple[Trace, Printed]:
@@ -22,23 +25,32 @@ def write(subject: Subject) -> tuple[Trace, Printed]:
     """
     try:
         return _write(subject, _LONG)
-    except NotTraceableError:
+    except NotTraceableError as error:
+        looped = error
+    try:
         return _write(subject, None)  # an axis that is cut or mixed: name all its entries, if they are not too many
+    except NotTraceableError as named:
+        if str(named) == str(looped):
+            raise
+        raise NotTraceableError(f"{looped}; and with every entry named, {named}") from None
 
 
 def _write(subject: Subject, long: int | None) -> tuple[Trace, Printed]:
     written = _print(subject, 2, long)
-    text = _text(written[1])
-    if text not in _checked:
-        if _text(_print(subject, 3, long)[1]) != text:
+    digest = _digest(written[1])
+    if digest not in _checked:
+        if _digest(_print(subject, 3, long)[1]) != digest:
             raise NotTraceableError("an energy that depends on how many chains there are")
-        _checked.add(text)
+        if len(_checked) >= _MAX_CHECKED:
+            _checked.clear()
+        _checked.add(digest)
     return written
 
 
-def _text(printed: Printed) -> tuple[object, ...]:
-    """All that chains could have a say in."""
-    return printed.source, tuple(printed.floats), tuple(printed.doubles), tuple(printed.counts)
+def _digest(printed: Printed) -> bytes:
+    """Of all that chains could have a say in."""
+    text = repr((printed.source, printed.floats, printed.doubles, printed.counts, printed.arrays))
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _print(subject: Subject, num_chains: int, long: int | None) -> tuple[Trace, Printed]:
@@ -54,8 +66,9 @@ def _print(subject: Subject, num_chains: int, long: int | None) -> tuple[Trace, 
 def _traced(subject: Subject, num_chains: int, long: int | None) -> Trace:
     try:
         return trace(subject, num_chains, long)
-    except (LaminaError, TooLargeError):
+    except (NotTraceableError, TooLargeError, MixedChainsError):
         raise
     except Exception as error:
         # Whatever goes wrong on tensors without values, it says no more than that: the energy runs on ordinary ones.
-        raise NotTraceableError(f"{type(error).__name__} while tracing: {str(error).splitlines()[0]}") from error
+        what = str(error).partition("\n")[0]
+        raise NotTraceableError(f"{type(error).__name__} while tracing{f': {what}' if what else ''}") from error

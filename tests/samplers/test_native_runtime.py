@@ -34,7 +34,6 @@ FLAGS = (
         "-fno-math-errno",
         "-fno-trapping-math",
         "-ffp-contract=off",
-        "-fopenmp",
         "-shared",
         "-fPIC",
     ),

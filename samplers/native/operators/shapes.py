@@ -36,6 +36,7 @@ def _to_copy(tracer: Tracer, x: Tensor, *, dtype: torch.dtype | None = None, **_
 def _view(tracer: Tracer, x: Tensor, shape: Sequence[int], *_: Any) -> Any:
     if isinstance(shape, torch.dtype):
         raise NotTraceableError("a view as another dtype")
+
     def reshape(values: Array) -> Array:
         made = values.reshape(tuple(shape))
         for axis in {value.axis for value in collapsed(values).flat if isinstance(value, Value)} - {0}:

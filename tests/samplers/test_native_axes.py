@@ -1,0 +1,425 @@
+"""Long axes in native programs: loops over a hundred dimensions or some hundred rows, against the eager engine.
+
+Values and gradients of many functions are told apart by chains: each function has five of its own, and their energy is
+that function alone. So one program runs all of them, as one step of ULA, whose move is the gradient and known noise.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lamina.samplers import (
+    GHMC,
+    HMC,
+    KERNELS,
+    MALA,
+    NUTS,
+    RWM,
+    ULA,
+    Clipped,
+    Kernel,
+    Layout,
+    ParallelTempering,
+    run,
+    sample,
+)
+from lamina.samplers.energy import Target
+from lamina.samplers.errors import NotTraceableError
+from lamina.samplers.native import build
+from lamina.samplers.native.trace import Subject, trace
+
+pytestmark = pytest.mark.skipif(build.find_compiler() is None, reason="there is no C++ compiler on this machine")
+
+Function: TypeAlias = Callable[[Tensor], Tensor]
+"""From (C, D) to (C,)."""
+
+DIM, LONG = 100, 32
+CLOSE = 1e-9
+"""Relative to numbers of order one; a decision taken otherwise is a difference of that order."""
+
+_GENERATOR = torch.Generator().manual_seed(3)
+
+
+def numbers(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=_GENERATOR, dtype=torch.float64)
+
+
+def start(num_chains: int, dim: int = DIM) -> Tensor:
+    return torch.randn(num_chains, dim, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+SCALES = numbers(DIM).exp()
+MODES, WEIGHTS = 2 * numbers(40, 2), torch.log_softmax(numbers(40), 0)
+ROWS, LABELS = numbers(200, 5), numbers(200) > 0
+
+
+def gaussian(x: Tensor) -> Tensor:
+    return 0.5 * (x / SCALES).square().sum(1)
+
+
+def logistic(x: Tensor) -> Tensor:
+    """Labels are truth values, which a program reads as numbers."""
+    logits = x @ ROWS.T
+    return 0.5 * x.square().sum(1) + (functional.softplus(logits) - torch.where(LABELS, logits, 0.0)).sum(1)
+
+
+def mixture(x: Tensor) -> Tensor:
+    return -torch.logsumexp(WEIGHTS - 0.5 * (x.unsqueeze(1) - MODES).square().sum(2), dim=1)
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that are compiled, or found compiled, during a test."""
+    seen: list[str] = []
+    load = build.load
+    monkeypatch.setattr(build, "load", lambda source: (seen.append(source), load(source))[1])
+    return seen
+
+
+def is_looped(program: str) -> bool:
+    return "for (int64_t a = 0; a < " in program
+
+
+def assert_agree(energy: Any, kernel: Kernel[Any], initial: Any, **options: Any) -> None:
+    options = {"num_samples": 20, "noise": 3, "collect": kernel.info_fields, "show_progress": False, **options}
+    native, eager = (sample(energy, kernel, initial, engine=name, **options) for name in ("native", "eager"))
+    for name in ("draws", "info", "accept_prob", "num_divergent", "num_grad_evals", "means", "ebfmi"):
+        ours, theirs = getattr(native, name), getattr(eager, name)
+        torch.testing.assert_close(ours, theirs, rtol=CLOSE, atol=CLOSE, equal_nan=True, msg=lambda m, n=name: n + m)
+    torch.testing.assert_close(dict(native.chains.memory), dict(eager.chains.memory), rtol=CLOSE, atol=CLOSE)
+    assert float((native.chains.matrix - Layout.of(initial).ravel(initial)).abs().amax(1).median()) > 0.01
+
+
+# --- Kernels ---------------------------------------------------------------------------------------------------------
+
+LEAPFROG = HMC(step_size=0.1, num_leapfrog_steps=4, jitter=0.3)
+USUAL: dict[str, Kernel[Any]] = {
+    "rwm": RWM(step_size=0.1),
+    "clipped-mala": Clipped(kernel=MALA(step_size=0.02), max_norm=2.0),
+    "hmc": LEAPFROG,
+    "ghmc": GHMC(step_size=0.1, num_leapfrog_steps=2, persistence=0.7),
+}
+NAMED = ("malt", "nuts")
+"""Their noise or memory has several rows side by side in one, so that programs name every entry."""
+
+OTHERS = {name: kind(step_size=0.02) for name, kind in KERNELS.items() if name not in (*USUAL, *NAMED)}
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_kernel(name: str, programs: list[str]) -> None:
+    assert_agree(gaussian, USUAL[name], start(17))
+    assert all(map(is_looped, programs))
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_other_kernel(name: str, programs: list[str]) -> None:
+    assert_agree(gaussian, OTHERS[name], start(17), num_samples=10)
+    assert all(map(is_looped, programs))
+
+
+@pytest.mark.parametrize(("energy", "dim"), [(logistic, 5), (mixture, 2)], ids=["logistic", "mixture"])
+@pytest.mark.parametrize("kernel", [LEAPFROG, NUTS(step_size=0.1, max_tree_depth=3)], ids=["hmc", "nuts"])
+def test_energy(kernel: Kernel[Any], energy: Function, dim: int, programs: list[str]) -> None:
+    assert_agree(energy, kernel, start(17, dim))
+    assert all(map(is_looped, programs))
+
+
+def test_replicas_lie_side_by_side_and_are_named(programs: list[str]) -> None:
+    """A long axis of 3 x 11 numbers would be cut."""
+    kernel = ParallelTempering(inner=MALA(step_size=0.05), inverse_temperatures=(1.0, 0.5, 0.2))
+    assert_agree(lambda x: 0.5 * x.square().sum(1), kernel, start(5, 11), num_samples=5)
+    assert not any(map(is_looped, programs))
+
+
+@pytest.mark.parametrize("is_per_chain", [False, True], ids=["shared", "per-chain"])
+def test_diagonal_mass_and_step_sizes(is_per_chain: bool, programs: list[str]) -> None:
+    x = start(17)
+    params = LEAPFROG.init_params(x, inverse_mass=SCALES.square())
+    if is_per_chain:
+        scales = torch.linspace(0.5, 1.5, 17, dtype=torch.float64)[:, None, None]
+        params = params._replace(factor=scales * params.factor, step_size=scales[:, 0] / 10)
+    assert_agree(gaussian, LEAPFROG, x, params=params)
+    assert all(map(is_looped, programs))
+
+
+def test_context_with_long_rows(programs: list[str]) -> None:
+    """Numbers, integers and truth values, a row per chain; and a temperature for each."""
+
+    def energy(x: Tensor, context: Mapping[str, Tensor]) -> Tensor:
+        apart = torch.where(context["is_on"], x - context["y"], 0.5 * x)
+        return 0.5 * (apart.square() * context["times"]).sum(1)
+
+    context = {"y": start(17).roll(1, 0), "is_on": start(17) > 0, "times": (start(17).abs() * 3).long() + 1}
+    temperature = torch.linspace(0.5, 2, 17, dtype=torch.float64)
+    assert_agree(energy, MALA(step_size=0.05), start(17), context=context, temperature=temperature)
+    assert all(map(is_looped, programs))
+
+
+def test_some_of_the_chains() -> None:
+    """Bit for bit: blocks that are not full."""
+    whole = run(gaussian, LEAPFROG, start(33), num_steps=5, noise=3, engine="native")
+    first = run(gaussian, LEAPFROG, start(33)[:9], num_steps=5, noise=3, engine="native")
+    assert torch.equal(first.chains.matrix, whole.chains.matrix[:9])
+
+
+@pytest.mark.parametrize("dim", [20_000, 200_000])
+def test_axes_that_do_not_fit_the_stack_are_refused(dim: int) -> None:
+    """What lies along them would end the process."""
+    with pytest.raises(NotTraceableError):
+        run(lambda x: x.square().sum(1), LEAPFROG, torch.zeros(2, dim), num_steps=1, noise=0, engine="native")
+
+
+# --- Functions -------------------------------------------------------------------------------------------------------
+
+NUM_EACH = 5
+VECTOR, FEW = numbers(DIM), numbers(3, DIM)
+WHOLE, CHOSEN = torch.randint(-3, 4, (DIM,), generator=_GENERATOR), numbers(DIM) > 0.3
+MATRIX, OTHER = numbers(DIM, DIM) / DIM, numbers(200, 64) / 64
+ORDER = torch.randperm(DIM, generator=_GENERATOR)
+
+LOOPED: dict[str, Function] = {
+    "mean": lambda x: x.mean(1),
+    "var": lambda x: x.var(1),
+    "length": lambda x: x.square().sum(1).sqrt(),
+    "amax": lambda x: x.amax(1),
+    "amin": lambda x: torch.minimum(x.amin(1), x[:, None].mean((1, 2))),
+    "amax_of_integers": lambda x: (x > 2.5).long().amax(1) * x.sum(1),
+    "amin_of_integers": lambda x: (x > -2.5).long().amin(1) * x.sum(1),
+    "any": lambda x: torch.where((x > 2.5).any(1), x.mean(1), 2 * x.mean(1)),
+    "all": lambda x: torch.where((x > -2.5).all(1), x.mean(1), 2 * x.mean(1)),
+    "count": lambda x: (x > 0).sum(1) * x.mean(1),
+    "softmax": lambda x: (torch.softmax(x, 1) * VECTOR).sum(1),
+    "log_softmax": lambda x: (torch.log_softmax(x * VECTOR, 1) * VECTOR.abs()).mean(1),
+    "logsumexp": lambda x: torch.logsumexp(3 * x, 1),
+    "logsumexp_of_sums": lambda x: torch.logsumexp((x.unsqueeze(1) * FEW).sum(2), 1),
+    "layer_norm": lambda x: (functional.layer_norm(x, (DIM,), VECTOR, VECTOR) * VECTOR).sum(1),
+    "centred": lambda x: (x - x.mean(1, keepdim=True)).pow(4).mean(1),
+    "centred_twice": lambda x: torch.sin((x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True)).mul(VECTOR).sum(1),
+    "product_of_sums": lambda x: x.sum(1) * (x * VECTOR).sum(1),
+    "matmul_few": lambda x: torch.tanh(x @ FEW.T).square().sum(1),
+    "few_and_back": lambda x: ((x @ FEW.T) @ FEW).mul(x).mean(1),
+    "einsum": lambda x: torch.einsum("ci,ji,ci->c", x, FEW, x),
+    "integers": lambda x: (x * WHOLE).sum(1),
+    "integer_powers": lambda x: (x / 3).pow(3).mul(WHOLE % 3).sum(1),
+    "truths": lambda x: torch.where(CHOSEN, x.square(), torch.sin(x)).sum(1),
+    "masked_fill": lambda x: x.masked_fill(CHOSEN, 0.5).square().sum(1),
+    "truths_as_factors": lambda x: (x.square() * CHOSEN).sum(1),
+    "arange": lambda x: (x * torch.arange(DIM)).mean(1),
+    "linspace": lambda x: (x * torch.linspace(0, 1, DIM, dtype=x.dtype)).sum(1),
+    "constants": lambda x: (torch.full_like(x, 0.5) * x + torch.zeros(DIM, dtype=x.dtype)).sum(1),
+    "same_along_another_axis": lambda x: x.unsqueeze(2).expand(-1, -1, 200).sin().mean(2).sum(1),
+    "two_axes_in_turn": lambda x: torch.sin(x[:, :, None].mean(1) + ROWS[:, 0]).mean(1) * x.mean(1),
+    "stack": lambda x: (torch.stack([x, x.sin(), x * VECTOR], 1) * FEW).sum((1, 2)),
+    "permuted": lambda x: (x.unsqueeze(2).permute(2, 0, 1)[0] * VECTOR).sum(1),
+    "transposed": lambda x: (x.T * VECTOR[:, None]).T.sum(1),
+    "transposed_capture": lambda x: (x.unsqueeze(2) * FEW.T).tanh().sum((1, 2)),
+    "capture_that_lies_otherwise": lambda x: (x * MATRIX.T[3]).sum(1) + (x * MATRIX.diagonal()).sum(1),
+    "every_other_of_a_capture": lambda x: (x * OTHER.flatten()[: 2 * DIM : 2]).sum(1),
+    "reverse_of_a_capture": lambda x: (x * VECTOR.flip(0)).sum(1),
+    "some_rows_of_a_capture": lambda x: (x * MATRIX[ORDER[:3]].sum(0)).sum(1),
+    "view": lambda x: (x.view(-1, 1, DIM, 1).squeeze(3) * FEW).sum((1, 2)),
+    "writes": lambda x: _written(x).sum(1),
+    "vmap": torch.func.vmap(lambda row: (row * VECTOR).square().mean()),
+}
+
+
+def _written(x: Tensor) -> Tensor:
+    y = torch.zeros(3, dtype=x.dtype)
+    y[1] = 5.0
+    return y * x.mean(1, keepdim=True)
+
+
+TAKEN_APART: dict[str, Function] = {
+    "slice": lambda x: x[:, 1:].square().sum(1),
+    "neighbours": lambda x: (x[:, :-1] * x[:, 1:]).sum(1),
+    "every_other": lambda x: x[:, ::2].square().sum(1),
+    "first": lambda x: x[:, 0] * x.sum(1),
+    "last_kept": lambda x: x[:, -1:].square().sum(1),
+    "flip": lambda x: (x * x.flip(1)).sum(1),
+    "roll": lambda x: (x * x.roll(1, 1)).sum(1),
+    "permutation": lambda x: (x[:, torch.arange(x.shape[1] - 1, -1, -1)] * x).sum(1),
+    "index_select": lambda x: x.index_select(1, torch.tensor([2, 1])).prod(1),
+    "gather": lambda x: x.gather(1, torch.tensor([[1, 0]]).expand(len(x), 2)).prod(1),
+    "cumsum": lambda x: x.cumsum(1).square().mean(1),
+    "diff": lambda x: x.diff(dim=1).square().sum(1),
+    "cat": lambda x: torch.cat([x, 2 * x], 1).square().mean(1),
+    "cat_of_parts": lambda x: (torch.cat([x[:, 5:], x[:, :5]], 1) * x).sum(1),
+    "split": lambda x: x.split(x.shape[1] // 2, 1)[1].square().sum(1),
+    "unbind": lambda x: x.unbind(1)[3] * x.unbind(1)[4],
+    "repeat": lambda x: x.repeat(1, 2).square().mean(1),
+    "repeat_interleave": lambda x: x.repeat_interleave(2, 1).square().mean(1),
+    "pad": lambda x: (functional.pad(x, (1, -1)) * x).sum(1),
+    "pad_more": lambda x: functional.pad(x, (1, 0), value=2.0).square().sum(1),
+    "pad_around": lambda x: (functional.pad(x[:, None], (1, 1), mode="circular")[:, 0, 2:] * x).sum(1),
+    "grid": lambda x: x.view(len(x), 4, -1).sum(1).square().sum(1),
+    "interleaved": lambda x: (x.unsqueeze(2).expand(-1, -1, 2).reshape(len(x), 2, -1).cumsum(1) * x[:, None]).sum(
+        (1, 2)
+    ),
+    "moved": lambda x: (x[:, None].expand(-1, 2, -1).reshape(len(x), -1, 2)[:, :, 0] * x).sum(1),
+    "max_with_index": lambda x: x.max(1).values,
+    "norm": lambda x: x.norm(dim=1),
+    "normalize": lambda x: functional.normalize(x, dim=1).pow(3).sum(1),
+    "write": lambda x: x.clone().index_fill_(1, torch.tensor([3]), 2.0).square().sum(1),
+}
+"""What long axes cannot do; a program then names every entry, which 36 of them allow. (The gradient of a norm is
+written in place, as PyTorch has it.)"""
+
+TWO_AT_ONCE: dict[str, Function] = {
+    "outer": lambda x: (x[:, None] * x[:, :, None]).tanh().sum((1, 2)),
+    "outer_by_product": lambda x: torch.bmm(x.unsqueeze(2), x.unsqueeze(1)).tanh().sum((1, 2)),
+    "outer_of_a_capture": lambda x: (x[:, :, None] * VECTOR[: x.shape[1]]).tanh().mean((1, 2)),
+    "pairs": lambda x: torch.cdist(x[:, :, None], x[:, :, None]).sum((1, 2)),
+    "matrix": lambda x: (x @ MATRIX[: x.shape[1], : x.shape[1]] * x).sum(1),
+    "transposed_matrix": lambda x: (x @ MATRIX[: x.shape[1], : x.shape[1]].T * x).sum(1),
+    "rows_and_columns": lambda x: (x[:, None] * OTHER[:, : x.shape[1]]).sum(2).square().sum(1),
+    "diag_embed": lambda x: torch.diag_embed(x).sum((1, 2)),
+    "triangle": lambda x: torch.tril(x[:, None] * x[:, :, None]).sum((1, 2)),
+}
+"""What would need two loops, one in the other."""
+
+NEVER: dict[str, Function] = {
+    "unfold": lambda x: x.unfold(1, 2, 1).prod(2).sum(1),
+    "sort": lambda x: (x.sort(dim=1).values * torch.arange(x.shape[1])).sum(1),
+    "median": lambda x: x.median(1).values,
+    "mixed_chains": lambda x: (x.T.reshape(x.shape) * x).sum(1),
+}
+
+
+def loops(energy: Any, dim: int = DIM, **context: Tensor) -> bool:
+    """Whether the tracer takes it with long axes; nothing is held against eager."""
+    x, kernel = start(6, dim), ULA()
+    subject = Subject(
+        kernel=kernel,
+        target=Target(energy, Layout.of(x), 6, context=None, temperature=1.0),
+        params=kernel.init_params(x),
+        matrix=x,
+        memory={},
+        sums=(),
+        moves={},
+    )
+    try:
+        trace(subject, 2, LONG)
+    except NotTraceableError:
+        return False
+    return True
+
+
+def assert_all_agree(functions: Mapping[str, Function], dim: int) -> None:
+    """One step of ULA, from values to gradients; every function has chains of its own."""
+
+    def energy(x: Tensor, is_mine: Mapping[str, Tensor]) -> Tensor:
+        return sum((is_mine[name] * function(x) for name, function in functions.items()), 0.5 * x.square().sum(1))
+
+    num_chains = NUM_EACH * len(functions)
+    chain = torch.arange(num_chains) // NUM_EACH
+    is_mine = {name: (chain == i).double() for i, name in enumerate(functions)}
+    options: dict[str, Any] = {"num_steps": 1, "noise": 0, "context": is_mine, "record_energies": True}
+    native, eager = (
+        run(energy, ULA(step_size=0.5), start(num_chains, dim), engine=name, **options)  # type: ignore[arg-type]
+        for name in ("native", "eager")
+    )
+    assert native.engine.startswith("native")
+    for one, other in ((native.energies, eager.energies), (native.chains.matrix, eager.chains.matrix)):
+        assert one is not None
+        assert other is not None
+        apart = ((one - other).abs() / (1 + other.abs().amax(1, keepdim=True))).amax(1)
+        wrong = {name: float(apart[chain == i].max()) for i, name in enumerate(functions)}
+        assert {name: size for name, size in wrong.items() if not size < 1e-12} == {}
+
+
+def some(functions: Mapping[str, Function], part: int, num_parts: int) -> dict[str, Function]:
+    return {name: functions[name] for name in list(functions)[part::num_parts]}
+
+
+@pytest.mark.parametrize("name", LOOPED)
+def test_is_looped(name: str) -> None:
+    assert loops(LOOPED[name])
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_loops_agree(part: int, programs: list[str]) -> None:
+    assert_all_agree(some(LOOPED, part, 3), DIM)
+    assert all(map(is_looped, programs))
+
+
+@pytest.mark.parametrize("name", [*TAKEN_APART, *TWO_AT_ONCE, *NEVER])
+def test_is_not_looped(name: str) -> None:
+    """Nothing but the tracer is there to notice."""
+    function = {**TAKEN_APART, **TWO_AT_ONCE, **NEVER}[name]
+    assert not loops(function, 36)
+    assert not loops(function, 64)
+
+
+def test_what_is_taken_apart_agrees(programs: list[str]) -> None:
+    names = ("neighbours", "first", "roll", "grid", "cat_of_parts", "norm", "write")
+    assert_all_agree({name: TAKEN_APART[name] for name in names}, 36)
+    assert not any(map(is_looped, programs))
+
+
+# --- Random functions ------------------------------------------------------------------------------------------------
+
+NUM_RANDOM, NUM_PARTS = 48, 6
+
+
+def _steps(choice: random.Random) -> Callable[[Tensor], Tensor]:
+    """One step of a random function, from (C, D) to (C, D); some cut the long axis, or carry entries elsewhere."""
+    vector, few = (FEW[choice.randrange(3)], FEW)
+    times, shift = choice.choice((2, 4, 5)), choice.randrange(-2, 3)
+    steps: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
+        "sin": (3, torch.sin),
+        "tanh": (3, torch.tanh),
+        "scale": (4, lambda y: y * vector),
+        "shift": (4, lambda y: y + vector),
+        "choose": (3, lambda y: torch.where(y > vector, y, 0.5 * y)),
+        "truths": (3, lambda y: torch.where(CHOSEN, y, y.square() / 4)),
+        "centre": (4, lambda y: y - y.mean(1, keepdim=True)),
+        "largest": (3, lambda y: y - y.amax(1, keepdim=True)),
+        "soft": (3, lambda y: DIM * torch.softmax(y, 1)),
+        "soft_scale": (3, lambda y: y * torch.logsumexp(y, 1, keepdim=True) / 8),
+        "few": (3, lambda y: torch.tanh(y @ few.T / 5) @ few),
+        "three": (3, lambda y: (y.unsqueeze(1) * few).tanh().mean(1)),
+        "there_and_back": (2, lambda y: y.T.contiguous().T.reshape(len(y), 1, -1).flatten(1)),
+        "spread": (2, lambda y: y.unsqueeze(2).expand(-1, -1, 40).cos().mean(2)),
+        "roll": (1, lambda y: y.roll(shift, 1)),
+        "interleave": (1, lambda y: y.unsqueeze(2).expand(-1, -1, times).reshape(len(y), times, -1)[:, times - 1]),
+        "deal": (1, lambda y: y[:, None].expand(-1, times, -1).reshape(len(y), -1, times)[:, :, 1]),
+        "fold": (1, lambda y: y.reshape(len(y), times, -1).transpose(1, 2).reshape(len(y), -1)),
+        "cut": (1, lambda y: torch.cat([y[:, times:], y[:, :times]], 1)),
+    }
+    name = choice.choices(list(steps), [often for often, _ in steps.values()])[0]
+    return steps[name][1]
+
+
+def random_function(seed: int) -> Function:
+    choice = random.Random(seed)
+    steps = [_steps(choice) for _ in range(choice.randrange(2, 6))]
+
+    def function(x: Tensor) -> Tensor:
+        y, kept = x, [x]
+        for i, step in enumerate(steps):
+            y = step(y) + 0.3 * kept[i // 2]
+            kept.append(y)
+        return (y * kept[len(kept) // 2]).mean(1)
+
+    return function
+
+
+RANDOM = {f"function {seed}": random_function(seed) for seed in range(NUM_RANDOM)}
+
+
+@pytest.mark.parametrize("part", range(NUM_PARTS))
+def test_random_functions(part: int, programs: list[str]) -> None:
+    """What the tracer takes, right to the last bits; and it takes most that does not move entries, but not all."""
+    functions = some(RANDOM, part, NUM_PARTS)
+    taken = {name: function for name, function in functions.items() if loops(function)}
+    assert len(functions) / 2 < len(taken) < len(functions)
+    assert_all_agree(taken, DIM)
+    assert all(map(is_looped, programs))
