@@ -14,9 +14,11 @@ import torch
 
 from lamina.samplers import LaminaError, ParameterError
 from lamina.samplers.checks import check_count
+from lamina.samplers.engines import EngineName
+from lamina.samplers.native.build import find_compiler
 from lamina.samplers.registry import kernel_names
 
-from . import compare, digits, exactness, results, samplers
+from . import compare, digits, exactness, randomness, regress, results, samplers
 from .contenders import make_contender
 from .densities import DENSITIES, Density, density_names, make_density
 from .gallery import write_gallery
@@ -91,8 +93,9 @@ _COMPARE_EXAMPLES = """examples:
 _EXACTNESS = """Check that every exact kernel leaves every toy density invariant, in both dtypes; masses take turns.
 
 Each case starts up to 100,000 chains from exact draws, takes 4 steps and compares with the exact law; a false alarm
-anywhere has a probability of at most 1e-6. The whole matrix takes about half an hour on one core. Rows are written as
-they are made, and those of the same code, machine and settings are kept, so that an interrupted run goes on with the
+anywhere has a probability of at most 1e-6. The whole matrix takes about half an hour on one core. OUT gets
+exactness.json, or exactness-native.json of the native engine, which compiles a program for each case. Rows are written
+as they are made, and those of the same code, machine and settings are kept, so that an interrupted run goes on with the
 same command. The exit status is 1 where a case fails.
 
 columns, the worst over dtypes and masses:
@@ -103,7 +106,37 @@ columns, the worst over dtypes and masses:
 
 _EXACTNESS_EXAMPLES = """examples:
   lamina-bench exactness
+  lamina-bench exactness --engine native
   lamina-bench exactness --densities banana --kernels mala --out /tmp/trial
+"""
+
+_RANDOMNESS = """Test the counter-based random numbers as engines hand them to kernels.
+
+Words of 32 bits in four orders, neighbours in which differ by chain, step, site or seed: equidistribution of high and
+low bits, single bits, pairs, differing bits, runs, gaps, birthday spacings, ranks of bit matrices, correlation. Normals
+in both dtypes: law, moments, tails, pairs, correlation over chains and steps. Every test gives a two-sided p-value. A
+run fails, with exit status 1, where one of them is below 1e-6 over their number: with random numbers that has a
+probability of at most 1e-6. OUT gets randomness.json and the table in randomness.md. About two minutes on one core.
+"""
+
+_RANDOMNESS_EXAMPLES = """examples:
+  lamina-bench randomness
+  lamina-bench randomness --engines eager --words 131072 --out /tmp/trial
+"""
+
+_REGRESS = """Compare the native engine's programs with a committed baseline, so that a slow-down is seen.
+
+columns:
+  operations    on numbers, of a chain in a step, counted in the program; up by more than 2 % is a regression
+  eager/native  time of an eager step over that of a native one, 100 chains, in one run; down by more than 40 % is a
+                regression on the machine of the baseline, and not compared on another
+
+The exit status is 1 where a program has regressed. About a minute on one core; without a compiler operations alone.
+"""
+
+_REGRESS_EXAMPLES = """examples:
+  lamina-bench regress
+  lamina-bench regress --write        # this is the baseline from now on
 """
 
 _GALLERY = """Write a page with every density, posterior and lattice: formula, source, what it reveals, normaliser and
@@ -168,6 +201,8 @@ def _parser() -> argparse.ArgumentParser:
         ("samplers", "kernels on toy densities: errors, ESS per second", _SAMPLERS, _SAMPLERS_EXAMPLES, _add_samplers),
         ("compare", "two results of samplers: what changed", _COMPARE, _COMPARE_EXAMPLES, _add_compare),
         ("exactness", "exact kernels leave exact laws as they are", _EXACTNESS, _EXACTNESS_EXAMPLES, _add_exactness),
+        ("randomness", "a battery for the random numbers", _RANDOMNESS, _RANDOMNESS_EXAMPLES, _add_randomness),
+        ("regress", "programs against a baseline of their costs", _REGRESS, _REGRESS_EXAMPLES, _add_regress),
         ("gallery", "a page with a picture of every density", _GALLERY, _GALLERY_EXAMPLES, _add_gallery),
         ("digits", "EBM prior against Gaussian priors, over seeds", _DIGITS, _DIGITS_EXAMPLES, _add_digits),
         ("peers", peers.LINE, peers.DESCRIPTION, peers.EXAMPLES, _add_peers),
@@ -216,6 +251,12 @@ def _add_samplers(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=usual.seed, metavar="S", help="seeds everything (default: %(default)s)")
     add("--dtype", choices=("float64", "float32"), default="float64", help="of the chains (default: %(default)s)")
     add("--device", default=usual.device, metavar="NAME", help="such as cuda (default: %(default)s)")
+    add(
+        "--engine",
+        choices=get_args(EngineName),
+        default=usual.engine,
+        help="what moves the chains (default: %(default)s)",
+    )
     add("--export", type=Path, metavar="DIR", help="write all draws there, a file of numpy for each cell")
     add("--fresh", action="store_true", help="measure everything anew")
     parser.set_defaults(run=_samplers)
@@ -237,12 +278,49 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_exactness(parser: argparse.ArgumentParser) -> None:
-    _add_out(parser)
     add = parser.add_argument
+    add(
+        "--out",
+        type=Path,
+        metavar="OUT",
+        help="folder for results, or a file ending in .json (default: benchmarks/results where the current folder has "
+        "one, else results)",
+    )
     densities, kernels = density_names(), list(exactness.exact_kernels())
     add("--densities", nargs="+", default=list(DENSITIES), metavar="NAME", help=f"of {', '.join(densities)}")
     add("--kernels", nargs="+", default=list(exactness.KERNELS), metavar="NAME", help=f"of {', '.join(kernels)}")
+    add("--engine", choices=("eager", "native"), default="eager", help="what moves the chains (default: %(default)s)")
     parser.set_defaults(run=_exactness)
+
+
+def _add_randomness(parser: argparse.ArgumentParser) -> None:
+    _add_out(parser)
+    usual = randomness.ENGINES
+    parser.add_argument("--engines", nargs="+", choices=usual, default=usual, help=f"of {', '.join(usual)}")
+    parser.add_argument(
+        "--words",
+        type=int,
+        default=randomness.NUM_WORDS,
+        metavar="N",
+        help="words of each order, a power of 2 from 65536 on (default: %(default)s)",
+    )
+    parser.set_defaults(run=_randomness)
+
+
+def _add_regress(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--write", action="store_true", help="make what is found the baseline")
+    parser.add_argument(
+        "--baseline", type=Path, metavar="FILE", help="(default: baseline.json in the folder of results)"
+    )
+    parser.add_argument(
+        "--programs",
+        nargs="+",
+        choices=regress.PROGRAMS,
+        default=regress.PROGRAMS,
+        metavar="NAME",
+        help="(default: all)",
+    )
+    parser.set_defaults(run=_regress)
 
 
 def _add_gallery(parser: argparse.ArgumentParser) -> None:
@@ -274,23 +352,73 @@ def _gallery(options: argparse.Namespace) -> int:
 
 
 def _exactness(options: argparse.Namespace) -> int:
-    wanted = exactness.cases(options.densities, options.kernels)
-    folder = options.out or results.default_folder()
-    results.make_folder(folder)
-    path = folder / "exactness.json"
-    origin = results.provenance([0, 1, 2])
+    wanted = exactness.cases(options.densities, options.kernels, options.engine)
+    name = "exactness.json" if options.engine == "eager" else f"exactness-{options.engine}.json"
+    out = options.out or results.default_folder()
+    path = out if out.suffix == ".json" else out / name
+    results.make_folder(path.parent)
+    settings, origin = exactness.settings(options.engine), results.provenance([0, 1, 2])
 
     def store(rows: Mapping[str, Mapping[str, Any]]) -> None:
-        content = {"settings": exactness.settings(), "rows": rows, "summary": exactness.summary(rows)}
+        content = {"settings": settings, "rows": rows, "summary": exactness.summary(rows)}
         results.write({"benchmark": "exactness", **content, "provenance": origin}, path)
 
-    rows = exactness.run(
-        wanted, results.kept_rows(path, exactness.settings(), origin), on_row=store, show_progress=True
-    )
+    rows = exactness.run(wanted, results.kept_rows(path, settings, origin), on_row=store, show_progress=True)
     print(exactness.table(rows))
     figures = exactness.summary(rows)
-    print(f"{figures['num_passed']} of {figures['num_cases']} cases passed   figures: {path}")
-    return 0 if figures["num_passed"] == figures["num_cases"] else 1
+    refused = f", {figures['num_refused']} refused by the engine" if figures["num_refused"] else ""
+    print(f"{figures['num_passed']} of {figures['num_cases']} cases passed{refused}   figures: {path}")
+    return 0 if figures["num_passed"] + figures["num_refused"] == figures["num_cases"] else 1
+
+
+def _regress(options: argparse.Namespace) -> int:
+    path = options.baseline or results.default_folder() / "baseline.json"
+    stored = None if options.write else results.read(path)
+    torch.set_num_threads(1)
+    origin, has_compiler = results.provenance([0]), find_compiler() is not None
+    figures = {name: regress.measure(name, has_compiler=has_compiler) for name in options.programs}
+    before = regress.figures_of(stored) if stored else figures
+    is_same_machine = stored is not None and stored["provenance"]["cpu"] == origin["cpu"]
+    found = {
+        name: faults
+        for name in figures
+        if name in before and (faults := regress.faults(figures[name], before[name], is_same_machine=is_same_machine))
+    }
+    print(regress.table(figures, before, found))
+    if options.write:
+        results.make_folder(path.parent)
+        rows = {name: one.as_json() for name, one in figures.items()}
+        content = {"benchmark": "regress", "rows": rows, "summary": regress.summary(figures), "provenance": origin}
+        results.write(content, path)
+    print(f"{len(found)} of {len(figures)} programs have regressed   baseline: {path}")
+    return 1 if found else 0
+
+
+def _randomness(options: argparse.Namespace) -> int:
+    randomness.check_size(options.words)
+    folder = options.out or results.default_folder()
+    results.make_folder(folder)
+    torch.set_num_threads(1)
+    rows = {
+        f"{engine}/{name}": p
+        for engine in _distinct("--engines", options.engines)
+        for name, p in randomness.battery(randomness.from_engine(engine), options.words).items()
+    }
+    figures, path = randomness.summary(rows), folder / "randomness.json"
+    settings = {"words": options.words, "familywise_false_alarm": randomness.FAMILYWISE_FALSE_ALARM}
+    origin = results.provenance([randomness.SEED])
+    with results.replacing(path.with_suffix(".md")) as file:
+        file.write(randomness.markdown_table(rows).encode() + b"\n")
+    results.write({"benchmark": "randomness", "settings": settings, "summary": figures, "provenance": origin}, path)
+    print(randomness.table(rows))
+    print(
+        f"{figures['num_passed']} of {figures['num_tests']} tests passed: every p-value is at least "
+        f"{figures['threshold']:.1g}   figures: {path}"
+        if figures["num_passed"] == figures["num_tests"]
+        else f"{figures['num_tests'] - figures['num_passed']} of {figures['num_tests']} tests FAILED, with p-values "
+        f"below {figures['threshold']:.1g}   figures: {path}"
+    )
+    return 0 if figures["num_passed"] == figures["num_tests"] else 1
 
 
 def _samplers(options: argparse.Namespace) -> None:
@@ -334,8 +462,9 @@ def _samplers(options: argparse.Namespace) -> None:
     }
     rows = samplers.benchmark(densities, kernels, settings, done=done, on_cell=store, on_density=draw)
     with results.replacing(path.with_suffix(".md")) as file:
-        file.write(samplers.markdown_table(list(rows.values())).encode() + b"\n")
+        file.write(f"{samplers.markdown_table(list(rows.values()))}\n\n{samplers.caption(settings)}\n".encode())
     print(samplers.table([rows[samplers.cell_name(d.name, k)] for d in densities for k in kernels]))
+    print(samplers.caption(settings))
     print(f"figures: {path}   table: {path.with_suffix('.md')}   pictures: {pictures}")
 
 
@@ -351,6 +480,7 @@ def _settings(options: argparse.Namespace) -> samplers.Settings:
         seed=options.seed,
         dtype=getattr(torch, options.dtype),
         device=options.device,
+        engine=options.engine,
     )
 
 

@@ -30,6 +30,7 @@ from torch import Tensor
 from lamina.samplers import MALA, Chains, Energy, GeneratorNoise, Kernel, ParameterError, Samples, progress, sample
 from lamina.samplers.checks import check_count, check_positive
 from lamina.samplers.diagnostics import RHAT_LIMIT, DiagnosticWarning, ess_bulk, nested_rhat, rhat
+from lamina.samplers.engines import EngineName, resolve
 
 from .accuracy import draws_to_low_error, error, error_curve, squares_of
 from .contenders import unadjusted_step_size
@@ -57,6 +58,7 @@ MAX_NUMBERS = 2**20
 runs that would have more are thinned, which lowers the ESS of those kernels only that forget within a few steps."""
 
 _NUM_PILOT_STEPS = 20
+_PILOT_SHARE = 0.1
 
 Budget = Literal["gradients", "draws", "seconds"]
 
@@ -81,6 +83,7 @@ class Settings:
         seed: Seeds everything; each pair of density and kernel has its own stream, whatever else runs.
         dtype: Of the chains.
         device: Where they run.
+        engine: What moves them, see `lamina.samplers.sample`.
     """
 
     num_chains: int = 128
@@ -90,6 +93,7 @@ class Settings:
     seed: int = 0
     dtype: torch.dtype = torch.float64
     device: str = "cpu"
+    engine: EngineName = "auto"
 
     def __post_init__(self) -> None:
         check_count("the number of chains", self.num_chains, 2 * CHAINS_PER_START)
@@ -104,6 +108,7 @@ class Settings:
         check_count("the number of warm-up steps", self.num_warmup, 1)
         check_count("the seed", self.seed, 0)
         _check_device(self.device)
+        resolve(self.engine)  # raises where there is none of that name
 
     @property
     def num_starts(self) -> int:
@@ -119,8 +124,9 @@ class Settings:
         return Length(max(num_steps // thinning, MIN_DRAWS), thinning)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything that figures depend on, in plain values."""
-        return {**dataclasses.asdict(self), "dtype": str(self.dtype).removeprefix("torch.")}
+        """Everything that figures depend on, in plain values; for engine "auto" that which it stands for."""
+        plain = {"dtype": str(self.dtype).removeprefix("torch."), "engine": resolve(self.engine)}
+        return {**dataclasses.asdict(self), **plain}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,11 +299,12 @@ def measure(
     target = density if energy is None else energy
     with PeakMemory(torch.device(settings.device)) as memory:
         warm = _warm_up(target, density, name, kernel, settings)
-        pilot = _run(target, kernel, warm.chains, Length(_NUM_PILOT_STEPS, 1), num_pieces=1)
-        length = settings.length(pilot.gradients_per_draw, pilot.seconds / _NUM_PILOT_STEPS, density.dim)
+        pilot = _pilot(target, kernel, warm.chains, settings)
+        num_steps = pilot.draws.shape[1] * pilot.thinning
+        length = settings.length(float(pilot.gradients.mean()) / num_steps, pilot.seconds / num_steps, density.dim)
         exact = _exact_chains(density, name, warm.chains, settings)
-        run = _run(target, kernel, exact, length, num_pieces=NUM_PIECES)
-    afar = _run(target, kernel, pilot.chains, length, num_pieces=1)
+        run = _run(target, kernel, exact, length, settings.engine, num_pieces=NUM_PIECES)
+    afar = _run(target, kernel, pilot.chains, length, settings.engine, num_pieces=1)
     draws = Draws(run.draws, afar.draws)
     return _row(density, name, kernel, run, draws, warm.seconds, memory.mib), draws
 
@@ -309,6 +316,15 @@ def starts_afar(target: Energy, density: Density, settings: Settings, name: str)
     points, stretched = (x.to(settings.device, settings.dtype) for x in (points, stretched))
     is_inside = target(stretched).isfinite().unsqueeze(1)
     return torch.where(is_inside, stretched, points).repeat_interleave(CHAINS_PER_START, dim=0)
+
+
+def caption(settings: Settings) -> str:
+    """What the rows of a table have in common, in a line."""
+    plain = settings.as_json()
+    return (
+        f"{settings.num_chains} chains, {settings.amount:g} {settings.budget}, {settings.num_warmup} steps of warm-up, "
+        f"seed {settings.seed}, {plain['dtype']} on {settings.device}, engine {plain['engine']}"
+    )
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -387,6 +403,7 @@ def _warm_up(target: Energy, density: Density, name: str, kernel: Kernel[Any], s
         num_warmup=settings.num_warmup,
         params=params,
         generator=_generator(settings, density.name, name, "from afar"),
+        engine=settings.engine,
         show_progress=False,
     )
     return _Warm(warm.chains, _now(settings.device) - started)
@@ -409,7 +426,19 @@ def _mala_step_size(target: Energy, density: Density, settings: Settings) -> flo
     return float(_warm_up(target, density, "guide", MALA(), settings).chains.params.step_size)
 
 
-def _run(target: Energy, kernel: Kernel[Any], chains: Chains, length: Length, *, num_pieces: int) -> _Run:
+def _pilot(target: Energy, kernel: Kernel[Any], chains: Chains, settings: Settings) -> _Run:
+    """A few steps, which tell what a step costs; where seconds are given, more, so that a start's cost is little."""
+    thinning = 1
+    while True:
+        pilot = _run(target, kernel, chains, Length(_NUM_PILOT_STEPS, thinning), settings.engine, num_pieces=1)
+        if settings.budget != "seconds" or pilot.seconds > _PILOT_SHARE * settings.amount:
+            return pilot
+        thinning *= 4
+
+
+def _run(
+    target: Energy, kernel: Kernel[Any], chains: Chains, length: Length, engine: EngineName, *, num_pieces: int
+) -> _Run:
     """Continue chains, piece by piece; the draws are those of one run."""
     device = str(chains.matrix.device)
     num_draws, thinning = length
@@ -417,7 +446,9 @@ def _run(target: Energy, kernel: Kernel[Any], chains: Chains, length: Length, *,
     pieces: list[Samples] = []
     times = [_now(device)]
     for size in sizes:
-        pieces.append(sample(target, kernel, chains, num_samples=size, thinning=thinning, show_progress=False))
+        pieces.append(
+            sample(target, kernel, chains, num_samples=size, thinning=thinning, engine=engine, show_progress=False)
+        )
         chains = pieces[-1].chains
         times.append(_now(device))
     seconds = [end - start for start, end in itertools.pairwise(times)]

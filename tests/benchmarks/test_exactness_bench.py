@@ -13,6 +13,7 @@ from lamina.samplers import KERNELS, MALA, Blocks, Clipped, Info, State, Target
 from lamina.samplers.accept import accept, log_ratio
 from lamina.samplers.kernel import Noise
 from lamina.samplers.kernels.langevin import LangevinParams, propose
+from lamina.samplers.native import build
 
 ARGUMENTS = ["exactness", "--densities", "log_gamma", "--kernels", "mala"]
 
@@ -89,3 +90,16 @@ def test_a_wrong_kernel_in_either_block_fails(wrong: int | None, monkeypatch: py
 def test_unknown_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["exactness", "--kernels", "ula", "--out", str(tmp_path)]) == 2
     assert "unknown exact kernel 'ula'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(build.find_compiler() is None, reason="there is no C++ compiler on this machine")
+def test_native_rows_have_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the folder, or wherever it is wanted; and a wrong kernel fails on this engine too."""
+    assert main([*ARGUMENTS, "--engine", "native", "--out", str(tmp_path)]) == 0
+    content = results.read(tmp_path / "exactness-native.json")
+    assert set(content["rows"]) == {str(case) for case in exactness.cases(["log_gamma"], ["mala"], "native")}
+    assert all(name.endswith("/native") and row["engine"] == "native" for name, row in content["rows"].items())
+    assert content["settings"]["engine"] == "native"
+    monkeypatch.setitem(exactness.KERNELS, "mala", WithoutCorrection(step_size=0.1))
+    assert main([*ARGUMENTS, "--engine", "native", "--out", str(tmp_path / "wrong" / "mine.json")]) == 1
+    assert results.read(tmp_path / "wrong" / "mine.json")["summary"]["num_passed"] < 2

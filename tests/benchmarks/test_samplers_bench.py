@@ -28,7 +28,8 @@ from lamina.benchmarks.densities import DENSITIES, Density, Gaussian, make_densi
 from lamina.benchmarks.memory import PeakMemory
 from lamina.benchmarks.pictures import CONTOUR_MASSES, contour_levels, heights, some_points
 from lamina.benchmarks.samplers import CHAINS_PER_START, Settings
-from lamina.samplers import HMC, MALA, MCLMC, RWM, ULA, UnderdampedLangevin, mcse_mean
+from lamina.samplers import HMC, MALA, MCLMC, RWM, ULA, UnderdampedLangevin, UnknownNameError, mcse_mean
+from lamina.samplers.engines import DEFAULT_VARIABLE
 
 DENSITY_NAMES, KERNEL_NAMES = ("unequal_mixture", "funnel"), ("ula", "mala", "hmc")
 TINY = ["--chains", "32", "--gradients", "200", "--warmup", "20"]
@@ -68,21 +69,23 @@ def names() -> list[str]:
 
 
 def test_table_has_a_line_for_each_pair(made: Made) -> None:
-    header, *lines, last = made.printed.splitlines()
+    header, *lines, common, last = made.printed.splitlines()
     assert header.split()[:2] == ["density", "kernel"]
     assert ["/".join(line.split()[:2]) for line in lines] == names()
     assert all("biased: unadjusted" in line for line in lines if line.split()[1] == "ula")
     assert all("heavy-tailed in 9 of 10" in line for line in lines if line.startswith("funnel"))
     assert all(line[header.index("R-hat") : header.index("R-hat") + 5].replace(".", "").isdigit() for line in lines)
+    assert common == "32 chains, 200 gradients, 20 steps of warm-up, seed 0, float64 on cpu, engine eager"
     assert str(made.out / "samplers.json") in last
 
 
 def test_markdown_has_the_same_cells(made: Made) -> None:
-    header, rule, *lines = (made.out / "samplers.md").read_text().splitlines()
+    header, rule, *lines, empty, common = (made.out / "samplers.md").read_text().splitlines()
     assert len({len(line) for line in (header, rule, *lines)}) == 1
     assert set(rule) == set("| -:")
     printed = made.printed.splitlines()[1:-1]
-    assert [line.replace("|", "").split() for line in lines] == [line.split() for line in printed]
+    assert [line.replace("|", "").split() for line in lines] == [line.split() for line in printed[:-1]]
+    assert (empty, common) == ("", printed[-1])
 
 
 def test_json_holds_rows_summary_and_provenance(made: Made) -> None:
@@ -96,6 +99,7 @@ def test_json_holds_rows_summary_and_provenance(made: Made) -> None:
         "seed": 0,
         "dtype": "float64",
         "device": "cpu",
+        "engine": "eager",
     }
     assert list(report["rows"]) == names()
     always = set(samplers.SUMMARISED) - {"gradients_to_low_error", "gradients_to_low_error_worst"}
@@ -189,7 +193,7 @@ def test_a_killed_run_goes_on(made: Made, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("without_pictures")
-@pytest.mark.parametrize("change", [["--seed", "1"], ["--fresh"], ["--export", "exported"]])
+@pytest.mark.parametrize("change", [["--seed", "1"], ["--fresh"], ["--export", "exported"], ["--engine", "native"]])
 def test_rows_are_measured_again_where_they_must_be(
     change: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +217,39 @@ def test_other_code_keeps_no_rows(made: Made) -> None:
     assert list(results.kept_rows(path, settings, origin)) == names()
     assert results.kept_rows(path, settings, origin | {"code": "0123"}) == {}
     assert results.kept_rows(path, settings | {"amount": 201}, origin) == {}
+
+
+def test_the_engine_is_that_of_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines: list[str] = []
+    sample = samplers.sample
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        result = sample(*arguments, **options)
+        engines.append(result.engine.partition(",")[0])
+        return result
+
+    monkeypatch.setattr(samplers, "sample", noted)
+    settings = Settings(num_chains=16, amount=20, num_warmup=5, engine="native")
+    samplers.measure(LINE, "mala", MALA(), settings)
+    assert len(engines) == 1 + 1 + samplers.NUM_PIECES + 1
+    assert all(engine.startswith("native") for engine in engines)
+
+
+def test_settings_say_what_auto_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().as_json()["engine"] == "eager"
+    monkeypatch.delenv(DEFAULT_VARIABLE)
+    assert Settings().as_json()["engine"] == "auto"
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="nativ"):
+        Settings(engine="nativ")  # type: ignore[arg-type]
+
+
+def test_results_of_two_engines_are_not_compared(made: Made) -> None:
+    old = made.report()
+    with pytest.raises(results.ResultsError, match="engine 'eager' and 'native'"):
+        compare.compare(old, old | {"settings": old["settings"] | {"engine": "native"}})
 
 
 # --- Budgets ----------------------------------------------------------------------------------------------------
@@ -447,6 +484,7 @@ def test_spread_is_that_of_repeated_runs() -> None:
             MALA(),
             samplers._exact_chains(LINE, "mala", _warm(settings), settings),
             samplers.Length(20, 1),
+            "eager",
             num_pieces=1,
         )
         figures, spread = samplers._figures_with_spread(LINE, run, samplers.Draws(run.draws, run.draws))

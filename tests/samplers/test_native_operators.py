@@ -23,6 +23,7 @@ from torch.nn import functional
 from lamina.samplers import ULA, Chains, CounterNoise, Info, Layout
 from lamina.samplers.eager import Eager
 from lamina.samplers.native import Native, build
+from lamina.samplers.totals import Totals
 
 pytestmark = pytest.mark.skipif(build.find_compiler() is None, reason="there is no C++ compiler on this machine")
 
@@ -373,7 +374,7 @@ def told_by_both(functions: Mapping[str, Function], x: Tensor) -> tuple[Any, Any
     chains = Chains(x, Layout.of(x), kernel.init_params(x), {}, 0)
     eager = Eager(_round, kernel, chains, CounterNoise(0), None, 1.0, None)
     state = eager.init()
-    native = Native(_round, kernel, chains, CounterNoise(0), None, 1.0, state)
+    native = Native(_round, kernel, chains, CounterNoise(0), None, 1.0, state, Totals(kernel, state))
     return native.step(state)[1], eager.step(state)[1]
 
 
