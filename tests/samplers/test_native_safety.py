@@ -331,9 +331,11 @@ def test_functional_forms_of_layers_that_are_off() -> None:
 
 
 INTERRUPTED = """
+import signal
 import torch
 from lamina.samplers import MALA, sample
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background has it ignored
 torch.set_num_threads(1)
 arguments = (lambda x: x.square().sum(1), MALA(step_size=0.2), torch.zeros(200, 2))
 sample(*arguments, num_samples=1, noise=0, engine="native")
