@@ -140,31 +140,28 @@ def test_a_run_interrupted_after_a_rollback_resumes_to_the_same_bits(
     assert_same(again.state_dict(), whole.state_dict())
 
 
-def test_it_goes_back_before_the_first_checkpoint_too(
-    make_config: Make, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Compare
+@pytest.mark.parametrize(
+    ("breaks", "rollbacks"),
+    [
+        pytest.param({2: 2}, 2, id="before the first checkpoint, where there is no phase yet, and once more"),
+        pytest.param({8: 3}, 3, id="lost twice more after going back to step 6: a checkpoint beyond help"),
+    ],
+)
+def test_it_starts_anew_at_smaller_rates(
+    make_config: Make,
+    data: ImageData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    assert_same: Compare,
+    breaks: dict[int, int],
+    rollbacks: int,
 ) -> None:
-    """To step zero, where there is no phase yet; the second time it finds another half."""
     with monkeypatch.context() as patch:
-        break_step(patch, {2: 2}, DAMAGE["a loss"])
+        break_step(patch, breaks, DAMAGE["a loss"])
         training = prepare(make_config(), data, tmp_path / "run")
         training.run(tmp_path / "run", label="run", show_progress=False)
     other = Training(make_config(), data, CPU)
-    other.rollbacks = 2
-    for _ in range(12):
-        other.step()
-    assert_same(other.state_dict(), training.state_dict())
-
-
-def test_a_checkpoint_beyond_help_is_given_up(
-    make_config: Make, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assert_same: Compare
-) -> None:
-    """Lost twice more after going back to step 6: it starts anew, at an eighth of the rates."""
-    with monkeypatch.context() as patch:
-        break_step(patch, {8: 3}, DAMAGE["a loss"])
-        training = prepare(make_config(), data, tmp_path / "run")
-        training.run(tmp_path / "run", label="run", show_progress=False)
-    other = Training(make_config(), data, CPU)
-    other.rollbacks = 3
+    other.rollbacks = rollbacks
     for _ in range(12):
         other.step()
     assert_same(other.state_dict(), training.state_dict())
