@@ -20,6 +20,7 @@ from .adaptation.base import Adaptation
 from .chains import Chains
 from .checks import check_count
 from .diagnostics import MIN_EBFMI, Summary, summary
+from .eager import Record
 from .energy import Energy, check_start
 from .engines import EngineName, start_engine
 from .errors import NumericalWarning, ParameterError
@@ -208,7 +209,8 @@ def sample(
         draws, totals = runner.new_draws(num_samples), Totals(kernel, state)
         kept: list[dict[str, Tensor]] = []
         for chunk in _chunks(num_samples):
-            state, fields = runner.advance(state, chunk.stop - chunk.start, thinning, totals, draws[chunk], collect)
+            record = Record(totals, thinning, draws[chunk], collect)
+            state, fields = runner.advance(state, chunk.stop - chunk.start, record)
             kept.append(fields)
             bar.advance(totals.figures() if bar.is_shown else None, steps=chunk.stop - chunk.start)
     _warn_of_rounding(state.energy)
@@ -278,9 +280,9 @@ def run(
     )
     start, totals = state, new_totals(state)
     energies = [start.energy.unsqueeze(0)]
+    record = Record(totals, collect=("energy",) if record_energies else ())
     for chunk in _chunks(num_steps):
-        names = ("energy",) if record_energies else ()
-        state, fields = runner.advance(state, chunk.stop - chunk.start, 1, totals, None, names)
+        state, fields = runner.advance(state, chunk.stop - chunk.start, record)
         energies += fields.values()
     return Run(
         position=chains.layout.unravel(state.position),

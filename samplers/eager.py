@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,22 @@ from .energy import Energy, Target
 from .kernel import InfoLike, Kernel, Noise, StateLike, is_per_chain
 from .noise import NoiseSource
 from .totals import Totals
+
+
+class Record(NamedTuple):
+    """What is kept of a stretch of a run.
+
+    Attributes:
+        totals: Adds up every step.
+        thinning: Steps for each draw.
+        draws: Filled with the positions at the draws, (num_draws, C, D); None: nowhere.
+        collect: Fields of the kernel's Info to keep at the draws as well.
+    """
+
+    totals: Totals
+    thinning: int = 1
+    draws: Tensor | None = None
+    collect: Sequence[str] = ()
 
 
 class Eager:
@@ -92,35 +108,24 @@ class Eager:
             ]
             return _join([state for state, _ in results]), _join([info for _, info in results])
 
-    def advance(
-        self,
-        state: StateLike,
-        num_draws: int,
-        thinning: int,
-        totals: Totals,
-        draws: Tensor | None,
-        collect: Sequence[str],
-    ) -> tuple[StateLike, dict[str, Tensor]]:
+    def advance(self, state: StateLike, num_draws: int, record: Record) -> tuple[StateLike, dict[str, Tensor]]:
         """Move all chains, and keep every so many steps where they are.
 
         Args:
             state: Where they stand.
             num_draws: How often they are kept.
-            thinning: Steps for each.
-            totals: Adds up every step.
-            draws: Filled with the positions kept, (num_draws, C, D); None: nowhere.
-            collect: Fields of the kernel's Info to keep as well.
+            record: What is kept, and after how many steps.
 
         Returns:
             Where they stand now, and the fields as of the steps kept, (num_draws, C, width) each.
         """
-        kept: dict[str, list[Tensor]] = {name: [] for name in collect}
+        kept: dict[str, list[Tensor]] = {name: [] for name in record.collect}
         for draw in range(num_draws):
-            for _ in range(thinning):
+            for _ in range(record.thinning):
                 state, info = self.step(state)
-                totals.add(info)
-            if draws is not None:
-                draws[draw] = state.position
+                record.totals.add(info)
+            if record.draws is not None:
+                record.draws[draw] = state.position
             for name, columns in kept.items():
                 columns.append(getattr(info, name))
         return state, {name: torch.stack(columns) for name, columns in kept.items() if columns}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .chains import Chains
 from .compiled import Compiled
-from .eager import Eager
+from .eager import Eager, Record
 from .energy import Energy
 from .errors import BuildError, NotTraceableError, UnknownNameError
 from .kernel import InfoLike, Kernel, StateLike
@@ -51,15 +51,7 @@ class Engine(Protocol):
         """Move all chains once, with the parameters as they are now."""
         ...
 
-    def advance(
-        self,
-        state: StateLike,
-        num_draws: int,
-        thinning: int,
-        totals: Totals,
-        draws: Tensor | None,
-        collect: Sequence[str],
-    ) -> tuple[StateLike, dict[str, Tensor]]:
+    def advance(self, state: StateLike, num_draws: int, record: Record) -> tuple[StateLike, dict[str, Tensor]]:
         """Move all chains many times; see `Eager.advance`."""
         ...
 
@@ -108,21 +100,13 @@ class Steadfast:
             state = self._fall_back(state, error)
             return self._engine.step(state)
 
-    def advance(
-        self,
-        state: StateLike,
-        num_draws: int,
-        thinning: int,
-        totals: Totals,
-        draws: Tensor | None,
-        collect: Sequence[str],
-    ) -> tuple[StateLike, dict[str, Tensor]]:
+    def advance(self, state: StateLike, num_draws: int, record: Record) -> tuple[StateLike, dict[str, Tensor]]:
         """See `Engine`."""
         try:
-            return self._engine.advance(state, num_draws, thinning, totals, draws, collect)
+            return self._engine.advance(state, num_draws, record)
         except (NotTraceableError, BuildError) as error:
             state = self._fall_back(state, error)
-            return self._engine.advance(state, num_draws, thinning, totals, draws, collect)
+            return self._engine.advance(state, num_draws, record)
 
     def new_draws(self, num_draws: int) -> Tensor:
         """See `Engine`."""

@@ -64,6 +64,10 @@ def explain(
 
     Returns:
         The choice; as a string it is a paragraph.
+
+    Raises:
+        NotTraceableError: If the environment asks for "native", and it is not possible; `sample` raises the same.
+        BuildError: Likewise.
     """
     check_count("num_steps", num_steps, 1)
     chains, noise = start_chains(kernel, initial, params, None, 0)
@@ -78,6 +82,8 @@ def explain(
 
         native = Native(energy, kernel, chains, noise, context, temperature, state, Totals(kernel, state))
     except (NotTraceableError, BuildError) as error:
+        if name == "native":  # asked for by the environment: `sample` raises, too
+            raise
         refusal = no_native(error)
     else:
         return Explanation("native", native.reason, details)
@@ -97,17 +103,7 @@ def _program_details(kernel: Kernel[Any], target: Target, chains: Chains, state:
     from .native.trace import Subject
     from .native.writing import write
 
-    totals = Totals(kernel, state)
-    subject = Subject(
-        kernel=kernel,
-        target=target,
-        params=chains.params,
-        matrix=chains.matrix,
-        memory=kernel.memory(state),
-        sums=tuple(totals.sums),
-        moves=totals.moves,
-    )
-    trace, printed = write(subject)
+    trace, printed = write(Subject.of(kernel, target, chains.params, state, Totals(kernel, state)))
     written = [*trace.state, *trace.moves, *trace.sums, *trace.draws]
     operations = live_values(value for _, values in written for value in values)
     num_captured = sum(tensor.numel() for tensor in trace.captured)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..chains import Chains
+from ..eager import Record
 from ..energy import Energy, Target
 from ..errors import NotTraceableError
 from ..kernel import InfoLike, Kernel, StateLike
@@ -73,22 +74,14 @@ class Native:
 
     def step(self, state: StateLike) -> tuple[StateLike, InfoLike]:
         """Move all chains once, with the parameters as they are now."""
-        program = self._program(state, Totals(self.kernel, state))
-        fields = self.kernel.info_fields
-        state, drawn = self._run(program, state, 1, 1, Totals(self.kernel, state), None, fields)
-        return state, program.trace.info_type(**{name: drawn[name][0] for name in fields})
+        record = Record(Totals(self.kernel, state), collect=self.kernel.info_fields)
+        program = self._program(state, record.totals)
+        state, drawn = self._run(program, state, 1, record)
+        return state, program.trace.info_type(**{name: column[0] for name, column in drawn.items()})
 
-    def advance(
-        self,
-        state: StateLike,
-        num_draws: int,
-        thinning: int,
-        totals: Totals,
-        draws: Tensor | None,
-        collect: Sequence[str],
-    ) -> tuple[StateLike, dict[str, Tensor]]:
+    def advance(self, state: StateLike, num_draws: int, record: Record) -> tuple[StateLike, dict[str, Tensor]]:
         """See `Eager.advance`."""
-        return self._run(self._program(state, totals), state, num_draws, thinning, totals, draws, collect)
+        return self._run(self._program(state, record.totals), state, num_draws, record)
 
     def new_draws(self, num_draws: int) -> Tensor:
         """See `Eager.new_draws`; in memory, a draw holds one coordinate of all chains after the other."""
@@ -107,28 +100,14 @@ class Native:
         }
         key = (repr(shapes), tuple(totals.sums), bool(totals.moves))
         if key not in self._programs:
-            subject = Subject(
-                kernel=self.kernel,
-                target=self._target,
-                params=self.params,
-                matrix=state.position,
-                memory=self.kernel.memory(state),
-                sums=tuple(totals.sums),
-                moves=totals.moves,
-            )
+            subject = Subject.of(self.kernel, self._target, self.params, state, totals)
             self._programs[key] = _Program(*write(subject))
         return self._programs[key]
 
     def _run(
-        self,
-        program: _Program,
-        state: StateLike,
-        num_draws: int,
-        thinning: int,
-        totals: Totals,
-        draws: Tensor | None,
-        collect: Sequence[str],
+        self, program: _Program, state: StateLike, num_draws: int, record: Record
     ) -> tuple[StateLike, dict[str, Tensor]]:
+        totals, thinning, draws, collect = record
         trace, num_steps = program.trace, num_draws * thinning
         for site in trace.sites.values():
             check_length(site, self._matrix.shape[1], self._steps + num_steps)
@@ -185,12 +164,12 @@ class Native:
         """
         if not torch.isfinite(state.energy).any():
             raise NotTraceableError("no chain stands where its energy is finite, so that nothing can be checked")
-        between = torch.lerp(state.position, state.position.roll(1, 0), 0.3)
-        for position in (state.position, between):
-            here = state._replace(position=position)  # type: ignore[attr-defined]
-            ours, _ = self._run(self._program(state, totals), here, 0, 1, totals, None, ())
-            with torch.no_grad():
-                theirs = self.kernel.restore(self._target, position, self.kernel.memory(state), self.params)
+        program, record = self._program(state, totals), Record(totals)
+        between = state._replace(position=torch.lerp(state.position, state.position.roll(1, 0), 0.3))  # type: ignore[attr-defined]
+        with torch.no_grad():
+            beside = self.kernel.restore(self._target, between.position, self.kernel.memory(state), self.params)
+        for here, theirs in ((state, state), (between, beside)):
+            ours, _ = self._run(program, here, 0, record)
             for name in ("energy", "grad"):
                 one, other = getattr(ours, name), getattr(theirs, name)
                 if not _is_close(one, other):

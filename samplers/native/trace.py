@@ -14,9 +14,9 @@ from torch import Tensor
 from .. import loops
 from ..energy import Target
 from ..errors import NotTraceableError
-from ..kernel import Kernel, is_per_chain
+from ..kernel import Kernel, StateLike, is_per_chain
 from ..noise import Site
-from ..totals import add_energy
+from ..totals import Totals, add_energy
 from .program import Kind, Loop, Operand, Program, Value
 from .symbolic import KINDS, Array, Place, Symbolic, Tracer, as_array, collapsed, entries, is_long, object_array
 
@@ -112,6 +112,12 @@ class Subject:
     sums: Sequence[str]
     moves: Mapping[str, Tensor]
 
+    @staticmethod
+    def of(kernel: Kernel[Any], target: Target, params: Any, state: StateLike, totals: Totals) -> Subject:
+        """A run that starts from a state and adds up these totals."""
+        memory = kernel.memory(state)
+        return Subject(kernel, target, params, state.position, memory, tuple(totals.sums), totals.moves)
+
 
 def trace(subject: Subject, num_chains: int, long: int | None) -> Trace:
     """Write down the program of chain 0 among so many chains.
@@ -193,7 +199,6 @@ class _Recording:
         tensors = _flatten(carry)
         shapes = [tuple(tensor.shape) for tensor in tensors]
         kinds = [KINDS[tensor.dtype] for tensor in tensors]
-
         sizes = [tuple(collapsed(np.empty(shape, dtype=object)).shape) for shape in shapes]
 
         def pack(values: Sequence[Operand]) -> Any:

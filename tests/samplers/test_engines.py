@@ -157,3 +157,13 @@ def test_a_mass_that_no_program_holds_lets_eager_take_over() -> None:
     torch.testing.assert_close(switched.accept_prob, eager.accept_prob)
     with pytest.raises(NotTraceableError, match=r"long axes|whole tensors"):
         draw("native")
+
+
+def test_explain_raises_what_sample_raises(start: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(engines.DEFAULT_VARIABLE, "native")
+    energy, kernel = Wide(), MALA(step_size=0.1)
+    with pytest.raises(NotTraceableError) as told:
+        explain(energy, kernel, start)
+    with pytest.raises(NotTraceableError) as raised:
+        sample(energy, kernel, start, num_samples=2, noise=0)
+    assert str(told.value) == str(raised.value)
