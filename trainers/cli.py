@@ -20,7 +20,7 @@ from lamina.samplers.registry import kernel_names
 
 from . import pictures
 from .config import ChainConfig, TrainConfig, check_seed, from_dict
-from .data import DATASETS, load
+from .data import FORMS, load
 from .errors import RunFolderError
 from .evaluation import PARTS, Budget, Evaluation, lenet_features, lenet_path, summary_table, table
 from .job import EVALUATION, MEASURED, PICTURES, evaluate_run, measure_run, resume, sample_run, start
@@ -64,6 +64,7 @@ _PARTS_EXPLAINED = """parts:
 examples:
   lamina evaluate runs/digits
   lamina evaluate runs/fashion --parts outliers --outliers mnist
+  lamina evaluate runs/without-4 --parts outliers --outliers mnist-only-4
   lamina evaluate runs/mnist --parts generation likelihood --num-rows 1000 --again
 """
 
@@ -111,7 +112,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "Train on a data set; then train a Gaussian-prior model of the same networks for the same time, compare "
         "samples of both with held-out data, and draw pictures. Options left out come from the recipe."
     )
-    parser.add_argument("data", help=f"data set: {', '.join(DATASETS)}")
+    parser.add_argument("data", help=f"data set: {FORMS}")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder to make")
     parser.add_argument(
         "--recipe", default="adjusted", help=f"settings to start from: {', '.join(RECIPES)} (default: adjusted)"
@@ -218,7 +219,7 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
         "checksum and accuracy. `lamina evaluate` does it by itself where none is stored; copy the file to compare "
         "figures across machines. They are no Inception FID."
     )
-    parser.add_argument("data", help=f"data set of 12 pixels a side or more, of {', '.join(DATASETS)}")
+    parser.add_argument("data", help=f"data set of 12 pixels a side or more: {FORMS}")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to store it (default: in the user's cache)")
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder with the data set's files")
     parser.set_defaults(run=_features)

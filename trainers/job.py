@@ -53,7 +53,7 @@ def start(
 
     Raises:
         RunFolderError: If the folder exists and is not empty, or cannot be made.
-        DataError: If the data are not found, or are not the published ones.
+        DataError: If the data are not found, are not the published ones, or have no training images.
     """
     data = load(config.data, data_root=data_root)
     training = Training(config, data, device)  # before the folder: what cannot begin leaves nothing behind
@@ -159,8 +159,7 @@ def _measured(folder: Path, name: str, subject: Subject, digest: str, again: boo
     part = PARTS[name](subject)
     for file, draw in part.pictures.items():
         draw(folder / PICTURES / file)
-    data = {"name": subject.config.data, "checksum": subject.data.checksum, "source": subject.data.source}
-    report: dict[str, Any] = finite({"part": name, "digest": digest, "data": data, **part.report})
+    report: dict[str, Any] = finite({"part": name, "digest": digest, "data": subject.data.provenance, **part.report})
     aside = path.with_suffix(".part")
     aside.write_text(json.dumps(report, indent=2) + "\n")
     aside.replace(path)
@@ -271,7 +270,7 @@ def _evaluate(folder: Path, data: ImageData, device: torch.device) -> Evaluation
     step_size = trained_step_size(states["model"])
     with _threads(config.num_threads):
         result = evaluate(models["model"], models.get("gaussian"), config, data, device, step_size=step_size)
-    result.report["data"] = {"name": config.data, "checksum": data.checksum, "source": data.source}
+    result.report["data"] = data.provenance
     result.report["seconds"] = {name: round(state["seconds"], 1) for name, state in states.items()}
     result.report["steps"] = {name: state["done"] for name, state in states.items()}
     with reporting_full_disks(folder):

@@ -64,9 +64,13 @@ class Training:
         config: The run.
         data: Training data on the CPU; it is moved to the device.
         device: Where to train.
+
+    Raises:
+        DataError: If there are no training images.
     """
 
     def __init__(self, config: TrainConfig, data: ImageData, device: torch.device) -> None:
+        data.check_trainable()
         self.config = config
         self._source = data
         self._data = data.train.to(device)

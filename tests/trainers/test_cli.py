@@ -13,7 +13,7 @@ import torch
 from matplotlib import image as matplotlib_image
 
 from lamina.samplers import MALA
-from lamina.trainers import DataError, cli, data, idx, job, load, pictures, preset, read_checkpoint, sample_run
+from lamina.trainers import DataError, cli, data, job, load, pictures, preset, read_checkpoint, sample_run
 from lamina.trainers.config import from_dict
 from lamina.trainers.evaluation.features import train_features
 from lamina.trainers.loop import read_metrics
@@ -72,7 +72,8 @@ def test_the_report_has_flat_figures_and_says_what_they_are_of(digits_run: Path)
     assert all(isinstance(value, float) for value in report["summary"].values())
     assert all(0.3 < value <= 1 for key, value in report["summary"].items() if "accuracy" in key)
     assert (report["num_samples"], report["num_held_out"]) == (200, 150)
-    assert report["data"] == {"name": "digits", "checksum": load("digits").checksum, "source": load("digits").source}
+    assert report["data"] == load("digits").provenance
+    assert report["data"]["checksum"] == load("digits").checksum
     assert report["steps"] == {"model": 120, "gaussian": 200}
     assert report["seconds"].keys() == {"model", "gaussian"}
     assert report["prior_chains"]["steps"] == 200
@@ -295,9 +296,9 @@ def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
 def test_missing_files_say_how_to_get_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv(idx.DATA_ROOT_VARIABLE, raising=False)
+    monkeypatch.delenv(data.files.DATA_ROOT_VARIABLE, raising=False)
     for name in ("_SYSTEM_ROOT", "_SIBLING_ROOT", "_CHECKOUT"):
-        monkeypatch.setattr(data, name, tmp_path / "absent" / name)
+        monkeypatch.setattr(data.files, name, tmp_path / "absent" / name)
     (tmp_path / "empty").mkdir()
     command = ["train", "mnist", "--out", str(tmp_path / "run"), "--data-root", str(tmp_path / "empty")]
     assert cli.main(command) == 2

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lamina.samplers.errors import MissingExtraError, ParameterError, UnknownNameError
-from lamina.trainers import data, idx
-from lamina.trainers.data import BatchStream, ImageData, load
+from lamina.trainers.data import BatchStream, ImageData, files, idx, load
+from lamina.trainers.data.idx import IDX_FILES, IdxSpec, load_idx_set, parse_idx, read_unpacked
 from lamina.trainers.errors import CheckpointError, DataError
-from lamina.trainers.idx import IDX_FILES, IdxSpec, load_idx_set, parse_idx, read_unpacked
 
 INSTALL = "install-the-tiny-set"
 
@@ -53,9 +52,9 @@ def write(folder: Path, files: Mapping[str, bytes], start: str = "", end: str = 
 @pytest.fixture
 def no_other_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave only `data_root` and the environment variable to the search."""
-    monkeypatch.delenv(idx.DATA_ROOT_VARIABLE, raising=False)
+    monkeypatch.delenv(files.DATA_ROOT_VARIABLE, raising=False)
     for name in ("_SYSTEM_ROOT", "_SIBLING_ROOT", "_CHECKOUT"):
-        monkeypatch.setattr(data, name, tmp_path / "absent" / name)
+        monkeypatch.setattr(files, name, tmp_path / "absent" / name)
 
 
 # -------------------------------------------------------------------------------------------- the idx format
@@ -248,7 +247,7 @@ def test_pixels_become_floats_between_minus_one_and_one(tmp_path: Path) -> None:
     files["train"] = idx_bytes(np.array([0, 51, 255, 255, 102, 0], dtype=np.uint8).reshape(1, 2, 3))
     files["train_labels"] = idx_bytes(np.array([7], dtype=np.uint8))
     write(tmp_path, files)
-    loaded = data._load_idx(spec_of(files), [tmp_path])
+    loaded = idx.load_idx(spec_of(files), [tmp_path])
     assert loaded.train.dtype == loaded.test.dtype == torch.float32
     assert loaded.image_shape == (1, 2, 3)
     torch.testing.assert_close(loaded.train, torch.tensor([[[[-1.0, -0.6, 1.0], [1.0, -0.2, -1.0]]]]))
@@ -263,18 +262,18 @@ def test_roots_are_searched_in_order_and_once(tmp_path: Path, monkeypatch: pytes
     here.mkdir(parents=True)
     checkout.mkdir()
     monkeypatch.chdir(here)
-    monkeypatch.setattr(data, "_CHECKOUT", checkout)
+    monkeypatch.setattr(files, "_CHECKOUT", checkout)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv(idx.DATA_ROOT_VARIABLE, "~/env")
+    monkeypatch.setenv(files.DATA_ROOT_VARIABLE, "~/env")
     always = [Path("/usr/share/datasets"), tmp_path / "some" / "shared" / "data"]
-    assert data._search_roots("argument") == [here / "argument", tmp_path / "env", *always]
-    assert data._search_roots(tmp_path / "env") == [tmp_path / "env", *always]
-    monkeypatch.setenv(idx.DATA_ROOT_VARIABLE, "")
-    assert data._search_roots(None) == always
+    assert files.search_roots("argument") == [here / "argument", tmp_path / "env", *always]
+    assert files.search_roots(tmp_path / "env") == [tmp_path / "env", *always]
+    monkeypatch.setenv(files.DATA_ROOT_VARIABLE, "")
+    assert files.search_roots(None) == always
     (checkout / "setup.cfg").touch()
-    assert data._search_roots(None) == [*always, tmp_path / "shared" / "data"]
+    assert files.search_roots(None) == [*always, tmp_path / "shared" / "data"]
     monkeypatch.chdir(checkout)
-    assert data._search_roots(None) == [always[0], tmp_path / "shared" / "data"]
+    assert files.search_roots(None) == [always[0], tmp_path / "shared" / "data"]
 
 
 @pytest.mark.usefixtures("no_other_roots")
@@ -294,7 +293,7 @@ def test_a_missing_set_names_its_install_command(tmp_path: Path, name: str, inst
 @pytest.mark.usefixtures("no_other_roots")
 def test_files_that_are_not_the_published_ones_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, tiny_files())
-    monkeypatch.setenv(idx.DATA_ROOT_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(files.DATA_ROOT_VARIABLE, str(tmp_path))
     with pytest.raises(DataError, match=r"wanted the published file of fashion-mnist.*f4a8712d"):
         load("fashion-mnist")
 

@@ -22,6 +22,7 @@ from ..data import ImageData
 from .lenet import SMALLEST, lenet_features
 from .measures import Array
 from .networks import Features, imported_features
+from .turns import with_classes
 
 _MAX_ROWS = 10_000
 
@@ -79,7 +80,7 @@ def features_of(data: ImageData, place: str | None = None, *, show_progress: boo
 
 
 def train_features(data: ImageData) -> ImageFeatures:
-    """Train the classifier on the labelled training images; deterministic.
+    """Train the classifier on the training images; deterministic.
 
     Raises:
         MissingExtraError: Without scikit-learn.
@@ -89,6 +90,7 @@ def train_features(data: ImageData) -> ImageFeatures:
         from sklearn.neural_network import MLPClassifier
     except ImportError as error:
         raise MissingExtraError("scikit-learn", "train", "features of images") from error
+    data = with_classes(data)
     images, labels = data.train[:_MAX_ROWS], data.train_labels[:_MAX_ROWS]
     network = MLPClassifier((64, 32), max_iter=100, early_stopping=True, alpha=1e-3, random_state=0)
     with warnings.catch_warnings():

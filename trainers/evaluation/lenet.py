@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from lamina.models import seeded_init
 from lamina.samplers import ParameterError, StateError, progress, storage
 
-from ..data import BatchStream, ImageData
+from ..data import BatchStream, ImageData, plain_name
 from ..errors import CheckpointError, RunFolderError
 from .networks import NetworkFeatures, from_bytes, to_bytes, weights_checksum
+from .turns import is_classified, with_classes
 
 SMALLEST = 12
 """Height and width from which on a LeNet fits."""
@@ -81,13 +82,14 @@ def lenet_features(data: ImageData, path: Path | None = None, *, show_progress: 
     """The data set's LeNet: read where it is stored, else trained and stored there.
 
     Args:
-        data: Labelled images of at least 12 pixels a side.
+        data: Images of at least 12 pixels a side; those of one class alone are turned, see `with_classes`.
         path: File; None: `lenet_path(data)`, in the user's cache folder.
         show_progress: None shows a bar where standard error is a terminal.
 
     Raises:
         CheckpointError: If the file is damaged, or of other data.
         RunFolderError: If it cannot be written.
+        DataError: If it must be trained, and there are no training images.
     """
     path = lenet_path(data) if path is None else path
     if not path.exists():
@@ -98,11 +100,13 @@ def lenet_features(data: ImageData, path: Path | None = None, *, show_progress: 
 def lenet_path(data: ImageData) -> Path:
     """Where the data set's LeNet is stored: `lamina/features` in `XDG_CACHE_HOME`, by default `~/.cache`."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "lamina" / "features" / f"lenet-{data.name}-{data.checksum[:12]}.pt"
+    return cache / "lamina" / "features" / f"lenet-{plain_name(data.name)}-{data.checksum[:12]}.pt"
 
 
 def _train(data: ImageData, show_progress: bool | None) -> LeNet:
     """Deterministic but for the number of threads."""
+    data.check_trainable()
+    data = with_classes(data)
     num_classes = int(data.train_labels.max()) + 1
     with seeded_init(0):
         network = LeNet(data.image_shape, num_classes)
@@ -137,6 +141,7 @@ def _standardise(network: LeNet, images: Tensor) -> None:
 
 @torch.no_grad()
 def _accuracy(network: LeNet, data: ImageData) -> float:
+    data = with_classes(data)
     images = from_bytes(to_bytes(data.test))
     guesses = torch.cat([network.logits(part).argmax(1) for part in torch.split(images, 500)])
     return float((guesses == data.test_labels).float().mean())
@@ -185,6 +190,6 @@ def _read(path: Path, data: ImageData) -> NetworkFeatures:
         network=network.eval(),
         preprocess=from_bytes,
         description=f"last hidden layer ({int(network.scale.isfinite().sum())} units) of a LeNet of {data.name}'s "
-        f"training images; not Inception",
+        f"training images{'' if is_classified(data) else ', which tells quarter turns'}; not Inception",
         accuracy=accuracy,
     )

@@ -21,6 +21,7 @@ from lamina.models import LatentEBM, Latents
 from lamina.samplers import StateError, progress, storage
 
 from .. import pictures
+from ..data import plain_name
 from ..sampling import images
 from .generation import generation
 from .hierarchy import chance, kl_per_layer, linear_probes, resampled_layers, traversals
@@ -38,6 +39,7 @@ from .measures import Array
 from .outliers import Scorer, detections
 from .selection import Typicality, choose, damaged_sets
 from .subject import Subject
+from .turns import is_classified
 
 _COLUMNS = 8
 _BATCH = 250
@@ -251,7 +253,7 @@ def _scores(subject: Subject, scorer: Scorer, sets: Mapping[str, Tensor]) -> dic
     scores: dict[str, dict[str, Array]] = {}
     with progress(total, "outlier scores", enabled=subject.show_progress) as bar:
         for name, parts in batches.items():
-            path = subject.cache / f"scores-{name}.pt"
+            path = subject.cache / f"scores-{plain_name(name)}.pt"
             kept = _read_scores(path)
             if kept is None:
                 generator = subject.generator(crc32(name.encode()))
@@ -285,13 +287,15 @@ def hierarchy_part(subject: Subject) -> Part:
     depth = len(posterior)
     names = [f"layer{number + 1}" for number in range(depth)]
     train = subject.data.train[: 4 * budget.num_rows]
-    probes = linear_probes(
-        posterior_draws(model, subject.config, train.to(subject.device), generator),
-        subject.data.train_labels[: len(train)],
-        posterior,
-        subject.data.test_labels[: len(x)],
-    )
-    summary = {f"probe_accuracy/{name}": value for name, value in zip(names, probes, strict=True)}
+    summary: dict[str, float] = {}
+    if is_classified(subject.data):
+        probes = linear_probes(
+            posterior_draws(model, subject.config, train.to(subject.device), generator),
+            subject.data.train_labels[: len(train)],
+            posterior,
+            subject.data.test_labels[: len(x)],
+        )
+        summary = {f"probe_accuracy/{name}": value for name, value in zip(names, probes, strict=True)}
     if has_inference(model, subject.config):
         terms = kl_per_layer(model, x, generator=generator)
         summary |= {f"kl/{name}": float(value) for name, value in zip(names, terms, strict=True)}

@@ -1,4 +1,4 @@
-"""The idx files of the MNIST family: the format, read by hand, and the search for a verified set of four.
+"""The idx files of the MNIST family: the format, read by hand, and the search for a verified set.
 
 A file is a big-endian header (two zero bytes, a type code, the number of dimensions, then every size as
 uint32) followed by the entries in row-major order. Only type 0x08, unsigned bytes, occurs in the family.
@@ -14,17 +14,16 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import DataError
-
-DATA_ROOT_VARIABLE = "LAMINA_DATA_ROOT"
-"""The environment variable that names a folder of data sets."""
+from ..errors import DataError
+from .files import DATA_ROOT_VARIABLE, candidate_folders, describe_gap
+from .images import ImageData, scaled
 
 IDX_FILES: Mapping[str, str] = {
     "train": "train-images-idx3-ubyte",
@@ -44,7 +43,8 @@ class IdxSpec:
 
     Attributes:
         name: The name of the set.
-        md5: Of the unpacked bytes of each file, as packers recompress; keys as in `IDX_FILES`.
+        md5: Of the unpacked bytes of each file, as packers recompress; keys of `IDX_FILES`, in their order, without
+            those of training for a set that has test images alone.
         install: The command that brings the files.
     """
 
@@ -58,7 +58,7 @@ class IdxSet:
     """A set that was found and verified.
 
     Attributes:
-        arrays: Images, uint8 (N, H, W), and labels, uint8 (N,), read-only; keys as in `IDX_FILES`.
+        arrays: Images, uint8 (N, H, W), and labels, uint8 (N,), read-only; keys as in the spec.
         checksum: SHA-256, in hex, of the unpacked files in the order of `IDX_FILES`.
         folder: Where the files lie.
     """
@@ -92,7 +92,14 @@ FASHION_MNIST = IdxSpec(
 )
 """Pictures of clothes, 60,000 + 10,000 of 28x28 (Xiao, Rasul, Vollgraf 2017, arXiv 1708.07747)."""
 
-IDX_SPECS = (MNIST, FASHION_MNIST)
+NOTMNIST = IdxSpec(
+    name="notmnist",
+    md5={"test": "1e78b07d677d6e4de2c8857bafff012e", "test_labels": "b10b3ef34b4e468313a7b24c216c6a53"},
+    install="git clone https://github.com/davidflanagan/notMNIST-to-MNIST notmnist",
+)
+"""Letters A to J of many fonts, the 10,000 test images of 28x28 (Bulatov 2011)."""
+
+IDX_SPECS = (MNIST, FASHION_MNIST, NOTMNIST)
 """Every set of the family that is known."""
 
 
@@ -184,47 +191,42 @@ def load_idx_set(spec: IdxSpec, roots: Sequence[Path]) -> IdxSet:
     Raises:
         DataError: If no root has the files, or the first that has them holds damaged or foreign ones.
     """
+    stems = [IDX_FILES[field] for field in spec.md5]
     searched = []
-    for folder in _candidate_folders(spec, roots):
+    for folder in candidate_folders(spec.name, roots):
         paths = _find_files(spec, folder)
-        if lacking := [stem for field, stem in IDX_FILES.items() if field not in paths]:
-            searched.append(f"{folder} ({_describe_gap(folder, lacking)})")
+        if lacking := [stem for field, stem in zip(spec.md5, stems, strict=True) if field not in paths]:
+            searched.append(f"{folder} ({describe_gap(folder, stems, lacking)})")
             continue
         contents = {field: read_unpacked(path) for field, path in paths.items()}
         digests = {field: _md5(content) for field, content in contents.items()}
-        if other := next((s for s in IDX_SPECS if s.name != spec.name and s.md5 == digests), None):
+        if other := next((s for s in IDX_SPECS if s.name != spec.name and digests.items() <= s.md5.items()), None):
             searched.append(f"{folder} (holds {other.name})")
             continue
         return _verified(spec, folder, paths, contents, digests)
     raise DataError(
-        f"{spec.name}: wanted its four idx files, and no folder has them. Searched, each with its subfolder "
+        f"{spec.name}: wanted its {len(spec.md5)} idx files, and no folder has them. Searched, each with its subfolder "
         f"{spec.name!r}: {'; '.join(searched)}. Install them: {spec.install}. Or point --data-root, "
-        f"data_root= or {DATA_ROOT_VARIABLE} at a folder with {', '.join(IDX_FILES.values())}, plain or .gz."
+        f"data_root= or {DATA_ROOT_VARIABLE} at a folder with {', '.join(stems)}, plain or .gz."
     )
 
 
-def _candidate_folders(spec: IdxSpec, roots: Sequence[Path]) -> Iterator[Path]:
-    for root in roots:
-        if os.path.isdir(root / spec.name):
-            yield root / spec.name
-        yield root
+def load_idx(spec: IdxSpec, roots: Sequence[Path]) -> ImageData:
+    """Load a set as images, see `load_idx_set`."""
+    found = load_idx_set(spec, roots)
+    return scaled(spec.name, found.arrays, checksum=found.checksum, source=str(found.folder))
 
 
 def _find_files(spec: IdxSpec, folder: Path) -> dict[str, Path]:
     """Map each field to its file, leaving out those that are not there; names that say the set win."""
     found = {}
-    for field, stem in IDX_FILES.items():
+    for field in spec.md5:
+        stem = IDX_FILES[field]
         candidates = (folder / f"{start}{stem}{end}" for start in (f"{spec.name}-", "") for end in ("", ".gz"))
         # os.path.isfile, as Path.is_file raises where the folder may not be entered.
         if path := next(filter(os.path.isfile, candidates), None):
             found[field] = path
     return found
-
-
-def _describe_gap(folder: Path, lacking: Sequence[str]) -> str:
-    if not os.path.isdir(folder):
-        return "no such folder"
-    return "none of the files" if len(lacking) == len(IDX_FILES) else f"lacks {', '.join(lacking)}"
 
 
 def _verified(
@@ -239,8 +241,8 @@ def _verified(
         field: parse_idx(content, num_dims=1 if field.endswith("labels") else 3, path=paths[field])
         for field, content in contents.items()
     }
-    for split in ("train", "test"):
-        _check_counts(arrays, paths, split)
+    for labels in (field for field in arrays if field.endswith("_labels")):
+        _check_counts(arrays, paths, labels.removesuffix("_labels"))
     for field, digest in digests.items():
         if digest != spec.md5[field]:
             raise DataError(

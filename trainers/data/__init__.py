@@ -1,0 +1,9 @@
+"""Image data, read from local files and verified, and the order in which its rows are visited."""
+
+from .batches import BatchStream
+from .catalogue import DATASETS, FORMS, load
+from .folder import PREFIX as FOLDER
+from .held_out import held_out
+from .images import ImageData, plain_name
+
+__all__ = ["DATASETS", "FOLDER", "FORMS", "BatchStream", "ImageData", "held_out", "load", "plain_name"]
