@@ -10,18 +10,18 @@ import types
 import warnings
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor
 
-from .chains import Chains
 from .eager import Eager
 from .energy import Energy, Target
 from .errors import NotTraceableError
-from .kernel import InfoLike, Kernel, Noise, StateLike
+from .kernel import Kernel, Noise, StateLike
 from .loops import recorded_by
-from .noise import CounterNoise, NoiseSource
+from .noise import CounterNoise
 
 _Step: TypeAlias = Callable[[Kernel[Any], Target, Any, Noise, Any], tuple[Any, Any]]
 
@@ -29,8 +29,8 @@ _steps: weakref.WeakKeyDictionary[Any, dict[str, _Step]] = weakref.WeakKeyDictio
 """Compiled steps by energy and kernel."""
 
 
-class Compiled(Eager):
-    """Runs a kernel on all chains, each step as one compiled graph.
+def compiled(eager: Eager, state: StateLike) -> Eager:
+    """The same run, each step as one compiled graph.
 
     Weights, buffers, the context, the temperature and the tensors among the parameters are inputs of the graph, which
     sees them as they are. Another dtype, or parameters of another shape, compile another graph; so do the second
@@ -39,51 +39,34 @@ class Compiled(Eager):
     every run is compiled anew.
 
     Args:
-        energy: See `Eager`.
-        kernel: See `Eager`.
-        chains: See `Eager`.
-        noise: See `Eager`.
-        context: See `Eager`.
-        temperature: See `Eager`.
-        chain_batch_size: See `Eager`.
+        eager: The run by plain torch.
         state: Energies and gradients where the chains stand.
 
     Raises:
         NotTraceableError: If kernel or energy cannot be compiled.
     """
+    kernel = eager.kernel
+    if any(site.is_indexed for site in kernel.sites.values()):
+        raise NotTraceableError(f"{type(kernel).__name__} finds out on the way how much noise a step needs")
+    trial = CounterNoise(0).draw(kernel.sites, state.position, 0)
+    with recorded_by(_FixedLoops(kernel)):
+        eager.move(state, trial)
+    engine = eager.moved_by(partial(_by_graph, _step_of(eager.energy, kernel), kernel), _GraphTarget.of)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own; those of the energy have been shown
+        engine.move(state, trial)
+    engine.reason = "compile: each step is one compiled graph"
+    return engine
 
-    def __init__(
-        self,
-        energy: Energy,
-        kernel: Kernel[Any],
-        chains: Chains,
-        noise: NoiseSource,
-        context: Any,
-        temperature: float | Tensor,
-        chain_batch_size: int | None,
-        state: StateLike,
-    ) -> None:
-        super().__init__(energy, kernel, chains, noise, context, temperature, chain_batch_size)
-        self.reason = "compile: each step is one compiled graph"
-        if any(site.is_indexed for site in kernel.sites.values()):
-            raise NotTraceableError(f"{type(kernel).__name__} finds out on the way how much noise a step needs")
-        trial = CounterNoise(0).draw(kernel.sites, state.position, 0)
-        with recorded_by(_FixedLoops(kernel)):
-            self._move_all(state, trial)
-        self._parts = [(index, _GraphTarget.of(target)) for index, target in self._parts]
-        self._move, self._graph = self._move_by_graph, _step_of(energy, kernel)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's own; those of the energy have been shown
-            self._move_all(state, trial)
 
-    def _move_by_graph(self, *arguments: Any) -> tuple[StateLike, InfoLike]:
-        try:
-            return self._graph(self.kernel, *arguments)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # plain torch has run it: what fails is to compile it
-            what = " ".join(str(error).split("\n")[:2]).strip()
-            raise NotTraceableError(f"{type(error).__name__} from torch.compile: {what}") from error
+def _by_graph(graph: _Step, kernel: Kernel[Any], *arguments: Any) -> tuple[Any, Any]:
+    try:
+        return graph(kernel, *arguments)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # plain torch has run it: what fails is to compile it
+        what = " ".join(str(error).split("\n")[:2]).strip()
+        raise NotTraceableError(f"{type(error).__name__} from torch.compile: {what}") from error
 
 
 class _FixedLoops:
@@ -109,11 +92,10 @@ class _GraphTarget(Target):
     @classmethod
     def of(cls, target: Target) -> _GraphTarget:
         """The same target; its temperature is a tensor, so that another one compiles nothing."""
-        copy = object.__new__(cls)
-        copy.__dict__.update(target.__dict__)
-        if isinstance(copy._inverse_temperature, float):
-            copy._inverse_temperature = torch.tensor(copy._inverse_temperature, dtype=torch.float64)
-        return copy
+        same = cls.like(target)
+        if isinstance(same._inverse_temperature, float):
+            same._inverse_temperature = torch.tensor(same._inverse_temperature, dtype=torch.float64)
+        return same
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See `Target`."""

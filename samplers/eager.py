@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,8 +13,11 @@ from .chains import Chains
 from .checks import check_count
 from .energy import Energy, Target
 from .kernel import InfoLike, Kernel, Noise, StateLike, is_per_chain
-from .noise import NoiseSource
+from .noise import NoiseSource, noise_from_state
 from .totals import Totals
+
+Move: TypeAlias = Callable[[Target, Any, Noise, Any], tuple[Any, Any]]
+"""What `Kernel.step` is."""
 
 
 class Record(NamedTuple):
@@ -43,6 +47,16 @@ class Eager:
         context: See `Target`.
         temperature: See `Target`.
         chain_batch_size: Evaluate at most this many chains at once; None: all.
+
+    Attributes:
+        energy: See above.
+        kernel: See above.
+        noise: See above.
+        start: Where the chains started.
+        target: Theirs, all chains at once.
+        params: Of the kernel, which may be changed between steps.
+        num_chains: C.
+        reason: Why it is this engine, in words.
     """
 
     def __init__(
@@ -55,20 +69,31 @@ class Eager:
         temperature: float | Tensor,
         chain_batch_size: int | None,
     ) -> None:
-        num_chains = chains.matrix.shape[0]
-        size = num_chains if chain_batch_size is None else check_count("chain_batch_size", chain_batch_size, 1)
-        target = Target(energy, chains.layout, num_chains, context=context, temperature=temperature)
-        slices = [slice(first, first + size) for first in range(0, num_chains, size)]
+        self.energy, self.kernel, self.num_chains = energy, kernel, len(chains.matrix)
+        size = self.num_chains if chain_batch_size is None else check_count("chain_batch_size", chain_batch_size, 1)
+        self.target = Target(energy, chains.layout, self.num_chains, context=context, temperature=temperature)
+        slices = [slice(first, first + size) for first in range(0, self.num_chains, size)]
         self._parts: list[tuple[slice, Target]] = (
-            [(index, target.rows(index)) for index in slices] if len(slices) > 1 else [(slice(None), target)]
+            [(index, self.target.rows(index)) for index in slices] if len(slices) > 1 else [(slice(None), self.target)]
         )
-        self._layout, self._matrix, self._memory, self._noise = chains.layout, chains.matrix, chains.memory, noise
-        self._steps = chains.num_steps
+        self._move: Move = kernel.step
         self.reason = "eager: asked for"
-        self.kernel = kernel
-        self._move: Callable[..., tuple[StateLike, InfoLike]] = kernel.step
-        self.params = chains.params
-        self.num_chains = num_chains
+        self._begin(chains, noise)
+
+    def _begin(self, chains: Chains, noise: NoiseSource) -> None:
+        self.start, self.noise, self.params, self._steps = chains, noise, chains.params, chains.num_steps
+
+    def continued(self, chains: Chains) -> Eager:
+        """The same run from where chains stand, with the noise they bring."""
+        other = copy.copy(self)
+        other._begin(chains, noise_from_state(chains.noise_state, chains.matrix.device))
+        return other
+
+    def moved_by(self, move: Move, view: Callable[[Target], Target]) -> Eager:
+        """The same run by another form of the kernel's step, on another form of the targets."""
+        other = copy.copy(self)
+        other._move, other._parts = move, [(index, view(target)) for index, target in self._parts]
+        return other
 
     def init(self) -> StateLike:
         """Energies and gradients where the chains stand."""
@@ -77,8 +102,8 @@ class Eager:
                 [
                     self.kernel.restore(
                         target,
-                        self._matrix[index],
-                        {name: value[index] for name, value in self._memory.items()},
+                        self.start.matrix[index],
+                        {name: value[index] for name, value in self.start.memory.items()},
                         _rows_of_params(self.params, index),
                     )
                     for index, target in self._parts
@@ -88,11 +113,12 @@ class Eager:
 
     def step(self, state: StateLike) -> tuple[StateLike, InfoLike]:
         """Move all chains once, with the parameters as they are now."""
-        noise = self._noise.draw(self.kernel.sites, state.position, self._steps)
+        noise = self.noise.draw(self.kernel.sites, state.position, self._steps)
         self._steps += 1
-        return self._move_all(state, noise)
+        return self.move(state, noise)
 
-    def _move_all(self, state: StateLike, noise: Noise) -> tuple[StateLike, InfoLike]:
+    def move(self, state: StateLike, noise: Noise) -> tuple[StateLike, InfoLike]:
+        """Move all chains once by this noise, which counts as no step."""
         with torch.no_grad():
             if len(self._parts) == 1:
                 return self._move(self._parts[0][1], state, noise, self.params)
@@ -132,12 +158,12 @@ class Eager:
 
     def new_draws(self, num_draws: int) -> Tensor:
         """Room for positions, (num_draws, C, D)."""
-        return self._matrix.new_empty(num_draws, *self._matrix.shape)
+        return self.start.matrix.new_empty(num_draws, *self.start.matrix.shape)
 
     def chains(self, state: StateLike) -> Chains:
         """What it takes to continue from a state."""
-        memory = self.kernel.memory(state)
-        return Chains(state.position, self._layout, self.params, self._noise.state_dict(), self._steps, memory)
+        layout, memory = self.start.layout, self.kernel.memory(state)
+        return Chains(state.position, layout, self.params, self.noise.state_dict(), self._steps, memory)
 
 
 def _rows_of_params(params: Any, index: slice) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -83,6 +83,13 @@ class Target:
         self._own_gradient = energy.value_and_grad if isinstance(energy, HasValueAndGrad) else None
         self._context = context
         self._inverse_temperature = _inverse_temperature(temperature, num_chains)
+
+    @classmethod
+    def like(cls, other: Target) -> Self:
+        """The same target, evaluated in the way of this class."""
+        target = object.__new__(cls)
+        target.__dict__.update(other.__dict__)
+        return target
 
     @property
     def inverse_temperature(self) -> Tensor | float:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 from .chains import Chains
-from .compiled import Compiled
+from .compiled import compiled
 from .eager import Eager, Record
 from .energy import Energy
 from .errors import BuildError, NotTraceableError, UnknownNameError
 from .kernel import InfoLike, Kernel, StateLike
-from .noise import NoiseSource, noise_from_state
+from .noise import NoiseSource
 from .totals import Totals
+
+if TYPE_CHECKING:
+    from .native import Native
 
 EngineName: TypeAlias = Literal["auto", "native", "compile", "eager"]
 """How to run: see `sample`."""
@@ -71,11 +74,11 @@ class Steadfast:
 
     Args:
         native: The engine to begin with.
-        new_eager: The other, from where chains stand.
+        eager: The same run by the other.
     """
 
-    def __init__(self, native: Engine, new_eager: Callable[[Chains], Eager]) -> None:
-        self._engine, self._new_eager = native, new_eager
+    def __init__(self, native: Engine, eager: Eager) -> None:
+        self._engine, self._eager = native, eager
         self.kernel, self.num_chains = native.kernel, native.num_chains
 
     @property
@@ -117,7 +120,7 @@ class Steadfast:
         return self._engine.chains(state)
 
     def _fall_back(self, state: StateLike, error: Exception) -> StateLike:
-        eager = self._new_eager(self._engine.chains(state))
+        eager = self._eager.continued(self._engine.chains(state))
         eager.reason = f"eager after a native start, since {no_native(error)}"
         self._engine = eager
         return eager.init()
@@ -161,39 +164,69 @@ def start_engine(
     state = eager.init()
     if check is not None:
         check(state.energy, state.grad)
-    if name == "eager":
-        return eager, state
-    refusals = []
-    if name != "compile":
-        from .native import Native  # takes a while to import, and not everybody needs it
-
+    choice = choose(name, eager, state, new_totals, num_steps)
+    if choice.native is not None:
+        return choice.native if name == "native" else Steadfast(choice.native, eager), state
+    refusals = choice.refusals
+    if choice.engine == "compile":
         try:
-            native = Native(energy, kernel, chains, noise, context, temperature, state, new_totals(state))
-        except (NotTraceableError, BuildError) as error:
-            if name == "native":
-                raise
-            refusals.append(no_native(error))
-        else:
-
-            def new_eager(chains: Chains) -> Eager:
-                source = noise_from_state(chains.noise_state, chains.matrix.device)
-                return Eager(energy, kernel, chains, source, context, temperature, chain_batch_size)
-
-            return native if name == "native" else Steadfast(native, new_eager), state
-    if name == "compile" or compiling_pays(num_steps, chains.matrix.device):
-        try:
-            compiled = Compiled(energy, kernel, chains, noise, context, temperature, chain_batch_size, state)
+            engine = compiled(eager, state)
         except NotTraceableError as error:
             if name == "compile":
                 raise
-            refusals.append(f"nor can it be compiled: {error}")
+            refusals = (*refusals, f"nor can it be compiled: {error}")
         else:
-            compiled.reason = "; ".join((compiled.reason, *refusals))
-            return compiled, state
-    else:
-        refusals.append(too_short(num_steps, chains.matrix.device))
-    eager.reason = f"eager, since {'; '.join(refusals)}"
+            engine.reason = "; ".join((engine.reason, *refusals))
+            return engine, state
+    if refusals:
+        eager.reason = f"eager, since {'; '.join(refusals)}"
     return eager, state
+
+
+class Choice(NamedTuple):
+    """Which engine a run takes.
+
+    Attributes:
+        engine: Its name.
+        refusals: Why it is none of those that come before, in words.
+        native: The engine itself, where it is this one.
+    """
+
+    engine: EngineName
+    refusals: tuple[str, ...] = ()
+    native: Native | None = None
+
+
+def choose(
+    name: EngineName, eager: Eager, state: StateLike, new_totals: Callable[[StateLike], Totals], num_steps: int
+) -> Choice:
+    """What "auto" and other names stand for in a run. A native program is built for it; nothing else is compiled.
+
+    Args:
+        name: As `resolve` gives it.
+        eager: The run by plain torch.
+        state: Energies and gradients where the chains stand.
+        new_totals: See `start_engine`.
+        num_steps: See `start_engine`.
+
+    Raises:
+        NotTraceableError: If "native" is asked for by name, and kernel or energy cannot be traced.
+        BuildError: If "native" is asked for by name, and cannot be compiled.
+    """
+    if name in ("compile", "eager"):
+        return Choice(name)
+    from .native import Native  # takes a while to import, and not everybody needs it
+
+    try:
+        return Choice("native", native=Native(eager, state, new_totals(state)))
+    except (NotTraceableError, BuildError) as error:
+        if name == "native":
+            raise
+        refusal = no_native(error)
+    device = eager.start.matrix.device
+    if compiling_pays(num_steps, device):
+        return Choice("compile", (refusal,))
+    return Choice("eager", (refusal, too_short(num_steps, device)))
 
 
 def resolve(name: EngineName) -> EngineName:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -12,10 +13,9 @@ from .chains import Chains
 from .checks import check_count
 from .driver import start_chains
 from .eager import Eager
-from .energy import Energy, Target
-from .engines import EngineName, compiling_pays, no_native, resolve, too_short
-from .errors import BuildError, NotTraceableError
-from .kernel import Kernel, Params, StateLike
+from .energy import Energy
+from .engines import EngineName, choose, resolve
+from .kernel import Kernel, Params
 from .position import Position
 from .totals import Totals
 
@@ -28,7 +28,7 @@ class Explanation:
         engine: Its name.
         reason: Why it is this one, in words.
         details: More about it, in words, by name. Of the native engine: "operations" on numbers in the program,
-            "captured" numbers of tensors, which it reads anew in every run, and whether the program is "cached".
+            "captured" numbers of tensors, which it reads anew in every run, and whether the program was "cached".
     """
 
     engine: EngineName
@@ -71,44 +71,12 @@ def explain(
     """
     check_count("num_steps", num_steps, 1)
     chains, noise = start_chains(kernel, initial, params, None, 0)
-    device, name = chains.matrix.device, resolve("auto")
+    name = resolve("auto")
     if name in ("compile", "eager"):
         return Explanation(name, f"{name}: asked for by the environment")
-    state = Eager(energy, kernel, chains, noise, context, temperature, None).init()
-    target = Target(energy, chains.layout, len(chains.matrix), context=context, temperature=temperature)
-    try:
-        details = _program_details(kernel, target, chains, state)
-        from .native import Native
-
-        native = Native(energy, kernel, chains, noise, context, temperature, state, Totals(kernel, state))
-    except (NotTraceableError, BuildError) as error:
-        if name == "native":  # asked for by the environment: `sample` raises, too
-            raise
-        refusal = no_native(error)
-    else:
-        return Explanation("native", native.reason, details)
-    if compiling_pays(num_steps, device):
-        return Explanation("compile", f"compile, which pays over {num_steps} steps on {device.type}, since {refusal}")
-    return Explanation("eager", f"eager, since {refusal}; {too_short(num_steps, device)}")
-
-
-def _program_details(kernel: Kernel[Any], target: Target, chains: Chains, state: StateLike) -> dict[str, str]:
-    """See `Explanation.details`.
-
-    Raises:
-        NotTraceableError: If there is no program.
-    """
-    from .native.build import is_cached
-    from .native.program import live_values
-    from .native.trace import Subject
-    from .native.writing import write
-
-    trace, printed = write(Subject.of(kernel, target, chains.params, state, Totals(kernel, state)))
-    written = [*trace.state, *trace.moves, *trace.sums, *trace.draws]
-    operations = live_values(value for _, values in written for value in values)
-    num_captured = sum(tensor.numel() for tensor in trace.captured)
-    return {
-        "operations": str(len(operations)),
-        "captured": f"{num_captured} numbers",
-        "cached": "yes" if is_cached(printed.source) else "no",
-    }
+    eager = Eager(energy, kernel, chains, noise, context, temperature, None)
+    engine, refusals, native = choose(name, eager, eager.init(), partial(Totals, kernel), num_steps)
+    if native is not None:
+        return Explanation(engine, native.reason, native.details)
+    pays = f", which pays over {num_steps} steps on {chains.matrix.device.type}" if engine == "compile" else ""
+    return Explanation(engine, f"{engine}{pays}, since {'; '.join(refusals)}")

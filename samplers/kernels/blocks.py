@@ -76,7 +76,7 @@ class Blocks(Kernel[BlocksParams]):
     Source: Tierney (1994), Annals of Statistics 22, on cycles of kernels.
     """
 
-    kernels: Mapping[str, Kernel[Any]] | Mapping[int, Kernel[Any]] | tuple[tuple[Key, Kernel[Any]], ...]
+    kernels: Mapping[Any, Kernel[Any]] | tuple[tuple[Key, Kernel[Any]], ...]  # mappings are invariant in their keys
     _blocks: tuple[_Block, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

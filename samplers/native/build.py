@@ -342,7 +342,12 @@ def _work_folder(folder: Path) -> tempfile.TemporaryDirectory[str]:
 
 def _key(source: str, compiler: Compiler) -> str:
     flags = (_FLAGS, _CPU_FLAGS)  # which of them are taken follows from the compiler and the CPU
-    return hashlib.sha256(repr((source, compiler, flags, _cpu(), version("lamina"))).encode()).hexdigest()
+    return hashlib.sha256(repr((source, compiler, flags, _cpu(), _version())).encode()).hexdigest()
+
+
+@cache
+def _version() -> str:
+    return version("lamina")
 
 
 @cache

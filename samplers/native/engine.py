@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -14,14 +15,15 @@ import torch
 from torch import Tensor
 
 from ..chains import Chains
-from ..eager import Record
-from ..energy import Energy, Target
+from ..eager import Eager, Record
 from ..errors import NotTraceableError
-from ..kernel import InfoLike, Kernel, StateLike
-from ..noise import CounterNoise, GeneratorNoise, NoiseSource, check_length
+from ..kernel import InfoLike, StateLike
+from ..noise import CounterNoise, GeneratorNoise, check_length
 from ..totals import Totals
 from . import build
 from .cpp import Printed
+from .program import live_values
+from .symbolic import check_integers
 from .trace import Column, Output, Subject, Trace, drops_out
 from .writing import write
 
@@ -32,13 +34,8 @@ class Native:
     """Runs a kernel on all chains as one compiled program.
 
     Args:
-        energy: See `Eager`.
-        kernel: See `Eager`.
-        chains: See `Eager`.
-        noise: A generator, which is asked for a seed, or counter-based noise.
-        context: See `Eager`.
-        temperature: See `Eager`.
-        state: Energies and gradients where the chains stand, by plain torch; the program is held against them.
+        eager: The run by plain torch, whose noise is counter-based, or a generator, which is asked for a seed.
+        state: Energies and gradients where the chains stand; the program is held against them.
         totals: What the run is going to add up, of which the program is a part.
 
     Raises:
@@ -46,31 +43,26 @@ class Native:
         BuildError: If there is no compiler, or it fails.
     """
 
-    def __init__(
-        self,
-        energy: Energy,
-        kernel: Kernel[Any],
-        chains: Chains,
-        noise: NoiseSource,
-        context: Any,
-        temperature: float | Tensor,
-        state: StateLike,
-        totals: Totals,
-    ) -> None:
-        if chains.matrix.device.type != "cpu":
-            raise NotTraceableError(f"the chains are on {chains.matrix.device}")
+    def __init__(self, eager: Eager, state: StateLike, totals: Totals) -> None:
+        self._start, noise = eager.start, eager.noise
+        if self._start.matrix.device.type != "cpu":
+            raise NotTraceableError(f"the chains are on {self._start.matrix.device}")
         if not isinstance(noise, CounterNoise | GeneratorNoise):
             raise NotTraceableError(f"noise from a {type(noise).__name__} is handed over step by step")
         self.reason = "native: kernel and energy are one compiled program"
-        self.kernel, self.params, self.num_chains = kernel, chains.params, len(chains.matrix)
-        self._target = Target(energy, chains.layout, self.num_chains, context=context, temperature=temperature)
+        self.kernel, self.params, self.num_chains = eager.kernel, eager.params, eager.num_chains
+        self._target, self._steps = eager.target, self._start.num_steps
         self._rows_of_target: dict[str, Tensor] = {}
         self._target.with_rows(self._keep_rows)
-        self._matrix, self._layout, self._steps = chains.matrix, chains.layout, chains.num_steps
         self._programs: dict[object, _Program] = {}
         self._noise = CounterNoise(0)
         self._agree(state, totals)
         self._noise = _counter_based(noise)  # a generator is asked only when nothing can fail any more
+
+    @property
+    def details(self) -> dict[str, str]:
+        """Of the program that was checked, see `Explanation`."""
+        return next(iter(self._programs.values())).details
 
     def step(self, state: StateLike) -> tuple[StateLike, InfoLike]:
         """Move all chains once, with the parameters as they are now."""
@@ -85,12 +77,12 @@ class Native:
 
     def new_draws(self, num_draws: int) -> Tensor:
         """See `Eager.new_draws`; in memory, a draw holds one coordinate of all chains after the other."""
-        return self._matrix.new_empty(num_draws, self._matrix.shape[1], self.num_chains).transpose(1, 2)
+        return self._start.matrix.new_empty(num_draws, self._start.matrix.shape[1], self.num_chains).transpose(1, 2)
 
     def chains(self, state: StateLike) -> Chains:
         """See `Eager.chains`."""
         memory = self.kernel.memory(state)
-        return Chains(state.position, self._layout, self.params, self._noise.state_dict(), self._steps, memory)
+        return Chains(state.position, self._start.layout, self.params, self._noise.state_dict(), self._steps, memory)
 
     def _program(self, state: StateLike, totals: Totals) -> _Program:
         """The program for the parameters as they are; another one only where their shapes change, or what drops out."""
@@ -110,7 +102,7 @@ class Native:
         totals, thinning, draws, collect = record
         trace, num_steps = program.trace, num_draws * thinning
         for site in trace.sites.values():
-            check_length(site, self._matrix.shape[1], self._steps + num_steps)
+            check_length(site, self._start.matrix.shape[1], self._steps + num_steps)
         left = [_room(output, self.num_chains) for output in (*trace.state, *trace.moves)]
         sums = [_begun(totals.sums[column.name], column) for column, _ in trace.sums]
         wanted = dict(zip((column.name for column, _ in trace.draws), trace.draws, strict=True))
@@ -164,12 +156,15 @@ class Native:
         """
         if not torch.isfinite(state.energy).any():
             raise NotTraceableError("no chain stands where its energy is finite, so that nothing can be checked")
-        program, record = self._program(state, totals), Record(totals)
-        between = state._replace(position=torch.lerp(state.position, state.position.roll(1, 0), 0.3))  # type: ignore[attr-defined]
-        with torch.no_grad():
-            beside = self.kernel.restore(self._target, between.position, self.kernel.memory(state), self.params)
-        for here, theirs in ((state, state), (between, beside)):
-            ours, _ = self._run(program, here, 0, record)
+        program = self._program(state, totals)
+        beside = state._replace(position=_beside(state.position))  # type: ignore[attr-defined]
+        states = [(state, state)]
+        # What an energy raises where no chain stands is no business of the run's.
+        with suppress(Exception), torch.no_grad():
+            theirs = self.kernel.restore(self._target, beside.position, self.kernel.memory(state), self.params)
+            states.append((beside, theirs))
+        for here, theirs in states:
+            ours, _ = self._run(program, here, 0, Record(totals))
             for name in ("energy", "grad"):
                 one, other = getattr(ours, name), getattr(theirs, name)
                 if not _is_close(one, other):
@@ -183,8 +178,18 @@ class _Program:
 
     def __init__(self, trace: Trace, printed: Printed) -> None:
         self.trace, self.printed = trace, printed
+        self._was_cached = build.is_cached(printed.source)
         self._function = build.load(printed.source).run
         self._function.restype = None
+
+    @property
+    def details(self) -> dict[str, str]:
+        """See `Native.details`."""
+        return {
+            "operations": str(len(live_values(self.trace.written))),
+            "captured": f"{sum(tensor.numel() for tensor in self.trace.captured)} numbers",
+            "cached": "yes" if self._was_cached else "no",
+        }
 
     def run(
         self,
@@ -200,12 +205,12 @@ class _Program:
     ) -> None:
         """Run it, in as many threads as torch has been given and the chains can use."""
         columns = [_columns(value) for value in inputs]
-        arrays = [self._whole(what, where, params).contiguous() for what, where in self.printed.arrays]
+        arrays = [self._whole(what, where, params).contiguous() for what, where in self.printed.tables.arrays]
         keys = [word for name in self.trace.sites for word in noise.key(name)]
         tables = (
-            self._table(self.printed.floats, params, ctypes.c_float),
-            self._table(self.printed.doubles, params, ctypes.c_double),
-            _array(ctypes.c_int64, self.printed.counts),
+            self._table(self.printed.tables.floats, params, ctypes.c_float),
+            self._table(self.printed.tables.doubles, params, ctypes.c_double),
+            _array(ctypes.c_int64, self.printed.tables.counts),
         )
 
         def run(begin: int, end: int) -> None:
@@ -225,7 +230,7 @@ class _Program:
         tensor: Tensor = self.trace.captured[where] if what == "captured" else getattr(params, where)
         return tensor.detach()
 
-    def _table(self, entries: Sequence[tuple[Any, ...]], params: Any, kind: Any) -> Any:
+    def _table(self, entries: Iterable[tuple[Any, ...]], params: Any, kind: Any) -> Any:
         whole: dict[tuple[Any, ...], list[float]] = {}
         numbers = []
         for what, where, *place in entries:
@@ -262,6 +267,14 @@ if sys.platform != "win32":
     os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has the pool, but none of its threads
 
 
+def _beside(position: Tensor) -> Tensor:
+    """Where no chain stands: on the way from each to another, or around it where the other stands there too."""
+    between = torch.lerp(position, position.roll(1, 0), 0.3)
+    noise = torch.randn(position.shape, generator=torch.Generator().manual_seed(0), dtype=position.dtype)
+    around = position + 0.1 * noise * (1 + position.abs())
+    return torch.where((between == position).all(1, keepdim=True), around, between)
+
+
 def _is_close(one: Tensor, other: Tensor) -> bool:
     """Whether two engines agree up to rounding, wherever the numbers are in range."""
     if not other.numel():
@@ -288,7 +301,12 @@ def _memory_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _columns(value: Tensor) -> Tensor:
-    """(C, *shape) as the program reads it, (width, C)."""
+    """(C, *shape) as the program reads it, (width, C).
+
+    Raises:
+        NotTraceableError: If it holds integers that do not fit.
+    """
+    check_integers(value)
     return value.reshape(len(value), -1).to(_memory_dtype(value.dtype)).T.contiguous()
 
 

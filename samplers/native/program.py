@@ -141,7 +141,7 @@ class Program:
 
     def value(self, op: str, kind: Kind, *args: Any) -> Value:
         """The value of an operation as it stands; arguments beside operands say what it is about."""
-        key = (op, kind, tuple((type(arg), arg) for arg in args))
+        key = (op, kind, *map(identity, args))
         if key not in self._known:
             values = [arg for arg in args if isinstance(arg, Value)]
             block = max((value.block for value in values), key=lambda block: block.depth, default=self.root)
@@ -355,6 +355,11 @@ _FOLD: dict[str, Callable[..., Any]] = {
 _KEEP_FINITE = frozenset(("cast", "neg", "add", "sub", "mul", "fma"))
 
 
+def identity(arg: object) -> object:
+    """What tells arguments apart: values by themselves, and literals by their text, since 0.0 == -0.0 == False."""
+    return arg if isinstance(arg, Value) else repr(arg)
+
+
 def _is_small(arg: Operand) -> bool:
     """Whether sums and products of a few such numbers are finite."""
     return arg.is_finite if isinstance(arg, Value) else abs(arg) < 1e6
@@ -437,7 +442,7 @@ def _not(program: Program, kind: Kind, x: Operand) -> Operand | None:
 def _where(program: Program, kind: Kind, condition: Operand, x: Operand, y: Operand) -> Operand | None:
     if not isinstance(condition, Value):
         return x if condition else y
-    if x is y or (not isinstance(x, Value) and not isinstance(y, Value) and x == y):
+    if identity(x) == identity(y):
         return x
     if condition.op == "not":
         return program.op("where", kind, condition.args[0], y, x)  # type: ignore[arg-type]

@@ -349,6 +349,11 @@ template <class V> INLINE void store(typename V::Memory* to, V v, int64_t count)
     memcpy(to, all, count * sizeof all[0]);
 }
 
+template <class T> INLINE void swap(T*& one, T*& other) {
+    T* kept = one;
+    one = other, other = kept;
+}
+
 INLINE I lane_numbers() {
     int32_t numbers[LANES];
     for (int i = 0; i < LANES; ++i) numbers[i] = i;
@@ -865,6 +870,8 @@ template <int n> INLINE Lanes<int32_t, n> as_signed(Lanes<uint32_t, n> x) {
     else return {(IntRegister)x.v};
 }
 
+INLINE U as_words(I x) { return load<U>((const uint32_t*)&x); }
+
 // (word + 1/2) 2**-32, exact. Converted as a signed integer, which every machine does in one instruction.
 INLINE D uniform(U word) {
     D centred = to_d(as_signed(word ^ full<U>(0x80000000)));  // word - 2**31
@@ -945,5 +952,25 @@ template <class V> INLINE void box_muller(U one, U other, V& a, V& b) {
 INLINE void normals(U one, U other, F& a, F& b) { box_muller(one, other, a, b); }
 // Within 1e-14 of the radius.
 INLINE void normals(U one, U other, D& a, D& b) { box_muller(one, other, a, b); }
+
+// Two numbers of a site with this key; `count` is that of the pair, from the first step's on.
+template <class V> INLINE void normals_of(const uint32_t* key, U chain, uint32_t count, V& a, V& b) {
+    U other = full<U>(count);
+    threefry(key[0], key[1], chain, other);
+    normals(chain, other, a, b);
+}
+INLINE void uniforms_of(const uint32_t* key, U chain, uint32_t count, D& a, D& b) {
+    U other = full<U>(count);
+    threefry(key[0], key[1], chain, other);
+    a = uniform(chain), b = uniform(other);
+}
+
+// Number i of index k of an indexed site: every step and index have a key of their own.
+template <int i> INLINE D uniform_at(const uint32_t* key, I step, I k, U chain) {
+    U key_one = as_words(step), key_other = as_words(k), other = full<U>(i / 2);
+    threefry(key[0], key[1], key_one, key_other);
+    threefry(key_one, key_other, chain, other);
+    return uniform(i % 2 ? other : chain);
+}
 
 }  // namespace

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import NotTraceableError
-from .program import FLOATS, Kind, Operand, Program, Value
+from .program import FLOATS, Kind, Operand, Program, Value, identity
 
 Array: TypeAlias = np.ndarray[Any, Any]
 """An object array of `Value`s and plain numbers."""
@@ -95,7 +95,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.demands: list[Array] = []
         self._made: list[Tensor] = []
         self._tokens: list[Token[Tracer | None]] = []
-        self._floats: dict[int, tuple[Tensor, Tensor]] = {}
+        self._numbers: dict[object, int] = {}
+        self._floats: dict[object, tuple[Tensor, Tensor]] = {}
 
     def __enter__(self) -> Self:
         """May be entered again while it is active, as decompositions do."""
@@ -179,7 +180,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Whether a tensor was made from captured ones while tracing, and the program does not read it yet."""
         if isinstance(tensor, Symbolic):
             return False
-        return _shares_memory(tensor, self._made) and not _shares_memory(tensor, self.captured)
+        read = (*self.captured, *(integers for integers, _ in self._floats.values()))
+        return _shares_memory(tensor, self._made) and not _shares_memory(tensor, read)
 
     def array(self, operand: Any, kind: Kind) -> Array:
         """The values of a tensor or number, of some kind."""
@@ -216,10 +218,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _capture(self, tensor: Tensor) -> Array:
         """Numbers of a tensor from outside: floats are read when the program runs, others are part of it."""
         if not tensor.is_floating_point():
+            check_integers(tensor)
             if not any(map(is_long, tensor.shape)):
                 return object_array(tensor.detach().flatten().tolist(), tuple(tensor.shape))
             return self.cast(self._capture(self._as_floats(tensor)), "f64", self.kind(tensor.dtype))
-        number = next((i for i, known in enumerate(self.captured) if known is tensor), len(self.captured))
+        number = self._numbers.setdefault(_view(tensor), len(self.captured))
         if number == len(self.captured):
             self.captured.append(tensor)
         kind = self.kind(tensor.dtype)
@@ -230,7 +233,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _as_floats(self, tensor: Tensor) -> Tensor:
         """A long tensor of integers or truths as one of floats, always the same one for the same."""
-        key = id(tensor)
+        key = _view(tensor)
         if key not in self._floats:
             self._floats[key] = (tensor, tensor.double())
         return self._floats[key][1]
@@ -246,7 +249,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return made
         if any(map(is_long, made.shape)):
             values = made.flatten()
-            is_constant = bool((values == values[:1]).all())
+            is_constant = bool(((values == values[:1]) & (values.signbit() == values[:1].signbit())).all())
             # Else it is read when the program runs, like what the energy captures.
             return (
                 self.tensor(np.broadcast_to(scalar_array(values[0].item()), made.shape), made.dtype)
@@ -325,7 +328,7 @@ def _with_long_axes(array: Array) -> Array:
         for dim, size in enumerate(array.shape):
             if is_long(size) and array.strides[dim] != 0:
                 first = array.take([0], axis=dim)
-                if not all(map(_is_same, array.flat, np.broadcast_to(first, array.shape).flat)):
+                if any(map(_differ, array.flat, np.broadcast_to(first, array.shape).flat)):
                     raise NotTraceableError(f"an axis of {size} whose entries are not treated alike")
                 array = np.broadcast_to(first, array.shape)
     axes = {value.axis for value in collapsed(array).flat if isinstance(value, Value)} - {0}
@@ -334,8 +337,8 @@ def _with_long_axes(array: Array) -> Array:
     return array
 
 
-def _is_same(one: object, other: object) -> bool:
-    return one is other or (not isinstance(one, Value) and one == other)
+def _differ(one: object, other: object) -> bool:
+    return one is not other and identity(one) != identity(other)
 
 
 def _has_values(tensor: Tensor) -> bool:
@@ -353,6 +356,24 @@ def _with_values(arg: Any) -> Any:
 def _shares_memory(tensor: Tensor, others: Sequence[Tensor]) -> bool:
     """Whether a tensor is a view of one of the others, or they of it."""
     return tensor.untyped_storage()._cdata in {other.untyped_storage()._cdata for other in others}
+
+
+def _view(tensor: Tensor) -> object:
+    """What two tensors have in common that hold the same numbers in the same memory."""
+    where = (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride())
+    return (*where, tensor.dtype, tensor.is_neg())
+
+
+def check_integers(tensor: Tensor) -> None:
+    """Raise unless integers fit the 32 bits that programs have for them.
+
+    Raises:
+        NotTraceableError: If they do not.
+    """
+    if tensor.dtype == torch.int64 and tensor.numel():
+        least, most = map(int, tensor.aminmax())
+        if not -(2**31) <= least <= most < 2**31:
+            raise NotTraceableError(f"integers from {least} to {most}, where programs have 32 bits for each")
 
 
 def _plain(number: float, kind: Kind) -> Operand:

@@ -89,6 +89,11 @@ class Trace:
     state_type: Any
     info_type: Any
 
+    @property
+    def written(self) -> list[Operand]:
+        """All values that it leaves, adds up or stores."""
+        return [value for _, values in (*self.state, *self.moves, *self.sums, *self.draws) for value in values]
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -328,10 +333,9 @@ class _TracedTarget(Target):
     @classmethod
     def of(cls, target: Target, tracer: Tracer, read: Callable[[str, Tensor], Symbolic]) -> _TracedTarget:
         """The target for symbolic chains; context and temperatures are read by name."""
-        copy = object.__new__(cls)
-        copy.__dict__.update(target.with_rows(read).__dict__)
-        copy.__dict__.update(_tracer=tracer, _offset=[0.0])
-        return copy
+        traced = cls.like(target.with_rows(read))
+        traced._tracer, traced._offset = tracer, [0.0]
+        return traced
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See `Target`; the program forgets where x came from, so that energies round the same wherever they stand."""

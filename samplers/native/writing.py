@@ -49,8 +49,7 @@ def _write(subject: Subject, long: int | None) -> tuple[Trace, Printed]:
 
 def _digest(printed: Printed) -> bytes:
     """Of all that chains could have a say in."""
-    text = repr((printed.source, printed.floats, printed.doubles, printed.counts, printed.arrays))
-    return hashlib.sha256(text.encode()).digest()
+    return hashlib.sha256(repr(printed).encode()).digest()
 
 
 def _print(subject: Subject, num_chains: int, long: int | None) -> tuple[Trace, Printed]:

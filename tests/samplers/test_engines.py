@@ -94,6 +94,16 @@ def test_small_energies_are_native(start: Tensor) -> None:
     )
 
 
+def test_what_is_captured_counts_once(start: Tensor) -> None:
+    """Each of the views is made anew wherever the energy names it."""
+
+    def energy(x: Tensor) -> Tensor:
+        away = (x - PRECISION[0]).square().sum(-1) + (x + PRECISION[0]).square().sum(-1)
+        return away + (x * PRECISION[:, 0]).sum(-1) + (x * PRECISION.T[0]).sum(-1)
+
+    assert explain(energy, HMC(), start).details["captured"] == "4 numbers"
+
+
 def test_networks_are_eager_in_short_runs_and_compiled_in_long_ones(start: Tensor) -> None:
     energy, kernel = Wide(), MALA(step_size=0.1)
     short, long = (explain(energy, kernel, start, num_steps=COMPILE_FROM["cpu"] + more) for more in (-1, 0))

@@ -165,7 +165,7 @@ def test_what_was_compiled_before_needs_no_compiler_now(wrapper: Wrapper) -> Non
         ("_FLAGS", (*build._FLAGS, "-DOTHER")),
         ("_CPU_FLAGS", ((),)),
         ("_cpu", lambda: ("x86_64", "flags: sse2")),
-        ("version", lambda package: "99.0"),
+        ("_version", lambda: "99.0"),
     ],
 )
 def test_the_key_covers_flags_cpu_and_release(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:

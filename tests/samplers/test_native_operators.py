@@ -374,7 +374,7 @@ def told_by_both(functions: Mapping[str, Function], x: Tensor) -> tuple[Any, Any
     chains = Chains(x, Layout.of(x), kernel.init_params(x), {}, 0)
     eager = Eager(_round, kernel, chains, CounterNoise(0), None, 1.0, None)
     state = eager.init()
-    native = Native(_round, kernel, chains, CounterNoise(0), None, 1.0, state, Totals(kernel, state))
+    native = Native(eager, state, Totals(kernel, state))
     return native.step(state)[1], eager.step(state)[1]
 
 

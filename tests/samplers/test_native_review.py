@@ -76,6 +76,26 @@ def test_an_energy_may_be_a_view_of_the_position() -> None:
     torch.testing.assert_close(draws(lambda x: x[:, 0], x, "native")[0], draws(lambda x: x[:, 0], x, "eager")[0])
 
 
+@pytest.mark.parametrize("dim", [3, 40])
+def test_zeros_of_both_signs(dim: int) -> None:
+    """One over them is infinite either way, and the sigmoid of that 1 or 0."""
+    alternating = torch.arange(dim) % 2 == 0
+
+    def energy(x: Tensor) -> Tensor:
+        by_sign = torch.where(x > 0, 0.0, -0.0)
+        either = torch.where(x > 0, x.square(), 0.0) * torch.where(x > 0, x.square(), -0.0)
+        by_place = torch.where(alternating, torch.zeros(dim), -torch.zeros(dim))
+        steps = torch.sigmoid(1 / by_sign) + torch.sigmoid(1 / by_place) + torch.sigmoid(1 / either)
+        return quadratic(x) + steps.sum(1)
+
+    native, eager = (
+        sample(energy, LEAPFROG, start(5, dim), num_samples=4, noise=1, engine=name, collect=("energy",))
+        for name in ("native", "eager")
+    )
+    torch.testing.assert_close(native.draws, eager.draws)
+    torch.testing.assert_close(native.info["energy"], eager.info["energy"])
+
+
 def test_float32_at_a_temperature_for_each_chain() -> None:
     x, temperature = start(7, dtype=torch.float32), torch.linspace(0.5, 2, 7)
     native, eager = (

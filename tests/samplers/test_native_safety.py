@@ -19,6 +19,7 @@ from lamina.samplers import HMC, MALA, CounterNoise, GeneratorNoise, ReplayNoise
 from lamina.samplers.engines import DEFAULT_VARIABLE
 from lamina.samplers.errors import BuildError, NotTraceableError
 from lamina.samplers.native import build
+from lamina.samplers.native.engine import _beside
 from lamina.samplers.native.operators import RULES
 
 needs_compiler = pytest.mark.skipif(build.find_compiler() is None, reason="there is no C++ compiler on this machine")
@@ -160,6 +161,28 @@ def test_wrong_rule_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("num_chains", [1, 5])
+def test_wrong_rule_is_caught_where_all_chains_stand_on_one_point(
+    num_chains: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There, tanh and sin have the same value and slope."""
+    monkeypatch.setitem(RULES, "tanh", lambda tracer, x: RULES["sin"](tracer, x))
+    with pytest.raises(NotTraceableError, match="differs from the energy's own"):
+        native(lambda x: gaussian(torch.tanh(x)), torch.zeros(num_chains, 3, dtype=torch.float64))
+
+
+@needs_compiler
+def test_an_energy_that_raises_beside_the_chains_is_native() -> None:
+    def energy(x: Tensor) -> Tensor:
+        return -Exponential(1.0, validate_args=True).log_prob(x).sum(1)
+
+    x = torch.full((1, 3), 1e-3, dtype=torch.float64)
+    with pytest.raises(ValueError, match="within the support"):
+        energy(_beside(x))
+    assert native(energy, x, num_steps=1).shape == (1, 3)
+
+
+@needs_compiler
 def test_wrong_gradient_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RULES, "sigmoid_backward", lambda tracer, grad, y: grad * y)
     with pytest.raises(NotTraceableError, match="grad differs"):
@@ -183,6 +206,50 @@ def test_what_a_distribution_would_raise_for_is_rejected() -> None:
     assert result.num_divergent.sum() > 0
     assert (result.chains.matrix >= 0).all()
     assert (result.displacement > 0).all()
+
+
+@needs_compiler
+@pytest.mark.usefixtures("any_engine")
+@pytest.mark.parametrize("source", ["context", "capture", "long-capture"])
+def test_integers_that_need_64_bits(source: str) -> None:
+    dim = 40 if source == "long-capture" else 3
+    integers = torch.arange(dim) + 2**31 - dim // 2
+
+    def energy(x: Tensor, context: Tensor = integers) -> Tensor:
+        return gaussian(x + 2**31 - context)
+
+    x = start(dim=dim)
+    context = integers.expand_as(x) if source == "context" else None
+    with pytest.raises(NotTraceableError, match=r"integers from \d+ to 21474836\d\d, where programs have 32 bits"):
+        native(energy, x, context=context)
+    result = run(energy, KERNEL, x, context=context, num_steps=10, noise=1, engine="auto")
+    assert "where programs have 32 bits" in result.engine
+    assert torch.equal(result.chains.matrix, eager(energy, x, context=context))
+
+
+@needs_compiler
+def test_integers_at_the_limits_of_32_bits() -> None:
+    context = torch.tensor([-(2**31), 0, 2**31 - 1]).expand(8, 3)
+
+    def energy(x: Tensor, context: Tensor) -> Tensor:
+        return gaussian(x - context / 2**31)
+
+    torch.testing.assert_close(native(energy, context=context), eager(energy, context=context))
+
+
+@needs_compiler
+def test_a_write_to_integers_that_were_read() -> None:
+    integers = torch.arange(40)
+
+    def energy(x: Tensor) -> Tensor:
+        shift = integers * 2
+        first = gaussian(x + shift)
+        shift.mul_(3)
+        return first + gaussian(x + shift)
+
+    x = start(dim=40)
+    result = run(energy, KERNEL, x, num_steps=3, noise=1, engine="native")
+    torch.testing.assert_close(result.chains.matrix, eager(energy, x, num_steps=3))
 
 
 # --- What changes between calls --------------------------------------------------------------------------------------

@@ -1,0 +1,166 @@
+"""Blocks of a program in C++: values in their order, loops with what they carry, and loops over long axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator
+
+from .axes import Stretch
+from .expressions import CALLS, INFIX, Expressions
+from .program import FLOATS, REDUCTIONS, Block, Loop, Value, within
+from .tables import TYPES
+
+_NEUTRAL: dict[str, float] = {
+    "over_add": 0.0,
+    "over_mul": 1.0,
+    "over_max": -math.inf,
+    "over_min": math.inf,
+    "over_and": True,
+    "over_or": False,
+}
+"""What reductions start from."""
+
+
+class Blocks:
+    """Prints blocks.
+
+    Args:
+        expressions: Of the program.
+        late: Values that wait, though their place in a block has come.
+    """
+
+    def __init__(self, expressions: Expressions, late: Collection[Value]) -> None:
+        self._expressions, self._late = expressions, late
+        self._numbers, self._storage, self._name = expressions.numbers, expressions.storage, expressions.name
+
+    def block(self, block: Block) -> Iterator[str]:
+        """All of a block."""
+        for item in self._storage.items[block]:
+            yield from self.item(item)
+
+    def item(self, item: Value | Loop | Stretch) -> Iterator[str]:
+        """A part of a block."""
+        if isinstance(item, Loop):
+            yield from self._loop(item)
+        elif isinstance(item, Stretch):
+            yield from self._along(item)
+        else:
+            yield from self._values([item])
+
+    def _values(self, values: Iterable[Value]) -> Iterator[str]:
+        yield from (self._expressions.definition(value) for value in values if value not in self._late)
+
+    # --- Loops -------------------------------------------------------------------------------------------------------
+
+    def carried(self, loop: Loop) -> list[int]:
+        """Numbers of the carried values that are needed."""
+        return [
+            i for i, pair in enumerate(zip(loop.carried, loop.results, strict=True)) if any(map(self._is_live, pair))
+        ]
+
+    def _is_live(self, value: Value) -> bool:
+        return value in self._numbers
+
+    def begin(self, loop: Loop, carried: Iterable[int]) -> Iterator[str]:
+        """Variables for the carried values, as they are before a loop."""
+        for i in carried:
+            value, before = loop.carried[i], self._name(loop.before[i], loop.carried[i].kind)
+            kind, number = TYPES[value.kind], self._numbers[value]
+            if not value.axis:
+                yield f"{kind} v{number} = {before};"
+                continue
+            # Two arrays take turns: one holds what is carried, the other what becomes of it.
+            self._expressions.arrays[value] = f"a{number}"
+            self._expressions.reserve(value.kind, 2 * value.axis)
+            yield f"{kind} both{number}[2][{value.axis}];"
+            yield f"{kind} *a{number} = both{number}[0], *next{number} = both{number}[1];"
+            yield f"for (int64_t a = 0; a < {value.axis}; ++a) a{number}[a] = {before};"
+            after = loop.after[i]
+            if isinstance(after, Value) and after.block is loop.block and after in self._storage.stored:
+                self._expressions.arrays.setdefault(after, f"next{number}")
+
+    def assign(self, loop: Loop, carried: Iterable[int]) -> Iterator[str]:
+        """What becomes of the carried values; all at once, as what is assigned may itself be carried."""
+        changed = [i for i in carried if loop.after[i] is not loop.carried[i]]
+        for i in changed:
+            value, after = loop.carried[i], self._name(loop.after[i], loop.carried[i].kind)
+            number = self._numbers[value]
+            if not value.axis:
+                yield f"const {TYPES[value.kind]} next{number} = {after};"
+            elif after != f"next{number}[a]":
+                yield f"for (int64_t a = 0; a < {value.axis}; ++a) next{number}[a] = {after};"
+        for i in changed:
+            number = self._numbers[loop.carried[i]]
+            yield f"swap(a{number}, next{number});" if loop.carried[i].axis else f"v{number} = next{number};"
+
+    def _loop(self, loop: Loop) -> Iterator[str]:
+        carried = self.carried(loop)
+        if not carried:
+            return
+        yield from self.begin(loop, carried)
+        if loop.kind == "repeat":
+            number = self._expressions.tables.new_count(loop.count)
+            yield f"for (int64_t i{number} = 0; i{number} < counts[{number}]; ++i{number}) {{"
+            body = self._round(loop, carried, f"i{number} + 1 == counts[{number}]")
+        else:
+            going = " | ".join(self._name(value, "bool") for value in loop.carried[: loop.num_going])
+            yield f"while (any({going})) {{"
+            body = self._whole_round(loop, carried)
+        yield from indented(body)
+        yield "}"
+
+    def _whole_round(self, loop: Loop, carried: list[int]) -> Iterator[str]:
+        yield from self.block(loop.block)
+        yield from self.assign(loop, carried)
+
+    def _round(self, loop: Loop, carried: list[int], is_last: str) -> Iterator[str]:
+        """The body of a loop. What no later round reads, such as the energy on a trajectory, waits for the last one."""
+        read = within(loop, (loop.after[i] for i in carried))
+        each = [i for i in carried if loop.carried[i] in read]
+        values = [item for item in self._storage.items[loop.block] if isinstance(item, Value)]
+        if len(values) < len(self._storage.items[loop.block]) or len(each) == len(carried):
+            yield from self._whole_round(loop, carried)
+            return
+        needed = within(loop, (loop.after[i] for i in each))
+        yield from self._values(value for value in values if value in needed)
+        yield f"if ({is_last}) {{"
+        yield from indented(self._values(value for value in values if value not in needed))
+        yield from indented(self.assign(loop, [i for i in carried if i not in each]))
+        yield "}"
+        yield from self.assign(loop, each)
+
+    # --- Long axes ---------------------------------------------------------------------------------------------------
+
+    def _along(self, stretch: Stretch) -> Iterator[str]:
+        arrays, stored = self._expressions.arrays, self._storage.stored
+        for value in stretch.values:
+            if value.op in REDUCTIONS:
+                neutral = self._name(_NEUTRAL[value.op], value.kind)
+                yield f"{TYPES[value.kind]} v{self._numbers[value]} = {neutral};"
+            elif value in stored and value not in arrays:
+                yield self._expressions.new_array(value, stretch.axis)
+        yield f"for (int64_t a = 0; a < {stretch.axis}; ++a) {{"
+        with self._expressions.along(stretch):
+            for value in stretch.values:
+                if value.op in REDUCTIONS:
+                    yield f"    {self._reduction(value)}"
+                    continue
+                yield from indented(self._values([value]))
+                if value in stored:
+                    yield f"    {arrays[value]}[a] = v{self._numbers[value]};"
+        yield "}"
+        yield from self._values(stretch.waiting)
+
+    def _reduction(self, value: Value) -> str:
+        (entry,) = value.operands
+        name, op = f"v{self._numbers[value]}", value.op.removeprefix("over_")
+        if op == "add" and entry.op == "mul" and entry.kind in FLOATS:
+            factors = ", ".join(self._name(arg, entry.kind) for arg in entry.args)  # type: ignore[arg-type]
+            return f"{name} = fma({factors}, {name});"
+        term = self._name(entry, entry.kind)
+        return f"{name} = {name} {INFIX[op]} {term};" if op in INFIX else f"{name} = {CALLS[op]}({name}, {term});"
+
+
+def indented(lines: Iterable[str], depth: int = 1) -> Iterator[str]:
+    """Lines, further to the right."""
+    yield from (depth * "    " + line for line in lines)

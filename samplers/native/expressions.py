@@ -1,0 +1,139 @@
+"""Values of a program as C++ expressions: their names, their operations, and where long axes are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from ..errors import NotTraceableError
+from .axes import Storage, Stretch
+from .program import Kind, Loop, Operand, Value
+from .tables import TYPES, Tables
+
+INFIX = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "div": "/",
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
+    "eq": "==",
+    "ne": "!=",
+    "and": "&",
+    "or": "|",
+    "shift_left": "<<",
+    "shift_right": ">>",
+}
+CALLS = {
+    "fma": "fma",
+    "where": "select",
+    "max": "maximum",
+    "min": "minimum",
+    "abs": "absolute",
+    "sqrt": "square_root",
+    "is_finite": "is_finite",
+    "pow": "pow_",
+    **{name: f"{name}_" for name in ("exp", "log", "log1p", "expm1", "sin", "cos", "tanh", "sigmoid", "erf")},
+    **{name: f"{name}_" for name in ("floor", "ceil", "round", "trunc")},
+}
+_CASTS: dict[Kind, str] = {"f32": "to_f", "f64": "to_d", "int": "to_i", "bool": "to_b"}
+
+_BYTES: dict[Kind, int] = {"f32": 4, "f64": 8, "int": 4, "bool": 8}  # at most
+_WIDEST_BYTES = 64  # of a vector, on any machine
+_STACK_BYTES = 2**20
+"""Of all that lies along long axes; half of what glibc gives to threads where `ulimit -s` sets no limit."""
+
+
+class Expressions:
+    """What is said of the values of one program.
+
+    Args:
+        live: The values that are needed.
+        storage: Which of them are kept along long axes.
+        sites: Names of the noise's sites, in the order of their keys.
+        itemsize: Bytes of a position's number, which the machine's vectors are filled with.
+
+    Attributes:
+        tables: What the program reads when it runs.
+        storage: Which values are kept along long axes.
+        numbers: Of the values, in their order; what is not needed has none, so no say in the text.
+        arrays: Names of the arrays that hold values along long axes.
+    """
+
+    def __init__(self, live: Iterable[Value], storage: Storage, sites: Iterable[str], itemsize: int) -> None:
+        self.tables, self.storage, self.arrays = Tables(), storage, dict[Value, str]()
+        self.numbers = {value: i for i, value in enumerate(sorted(live, key=lambda value: value.number))}
+        self._sites, self._itemsize = list(sites), itemsize
+        self._stretch: Stretch | None = None
+        self._stack_bytes = 0
+
+    @contextmanager
+    def along(self, stretch: Stretch) -> Iterator[None]:
+        """Within it, what the loop over a long axis computes needs no array."""
+        self._stretch = stretch
+        yield
+        self._stretch = None
+
+    def definition(self, value: Value) -> str:
+        """A statement."""
+        return f"const {TYPES[value.kind]} v{self.numbers[value]} = {self._expression(value)};"
+
+    def new_array(self, value: Value, length: int) -> str:
+        """A statement that makes room for the entries of a value along a long axis."""
+        self.reserve(value.kind, length)
+        self.arrays[value] = f"a{self.numbers[value]}"
+        return f"{TYPES[value.kind]} {self.arrays[value]}[{length}];"
+
+    def reserve(self, kind: Kind, length: int) -> None:
+        """Take some of the stack, which ends a process that takes too much."""
+        self._stack_bytes += length * _WIDEST_BYTES * _BYTES[kind] // self._itemsize
+        if self._stack_bytes > _STACK_BYTES:
+            raise NotTraceableError("longer axes than the stack of a thread holds, which calls for whole tensors")
+
+    def name(self, operand: Operand, kind: Kind) -> str:
+        """What an operand is called: a value; a literal of some kind."""
+        if not isinstance(operand, Value):
+            return self.tables.literal(operand, kind)
+        if operand.op == "result":
+            loop, i = operand.args
+            assert isinstance(loop, Loop)
+            assert isinstance(i, int)
+            operand = loop.carried[i]
+        if operand.op in ("captured", "param"):
+            what, offset, stride = operand.args
+            if operand.axis:
+                return self.tables.element(operand.kind, (operand.op, what), f"{offset} + a * {stride}")
+            return self.tables.number(operand.kind, (operand.op, what, offset))
+        is_stored = operand.axis and (self._stretch is None or self.storage.stretches.get(operand) is not self._stretch)
+        return f"{self.arrays[operand]}[a]" if is_stored else f"v{self.numbers[operand]}"
+
+    def _expression(self, value: Value) -> str:
+        op, args = value.op, value.args
+        if op == "uniform_at":
+            step, k, site, i = args
+            step, k = self.name(step, "int"), self.name(k, "int")  # type: ignore[arg-type]
+            return f"uniform_at<{i}>(keys + {2 * self._sites.index(site)}, {step}, {k}, chain)"  # type: ignore[arg-type]
+        names = self._names_of(value, args)  # type: ignore[arg-type]
+        if op in INFIX:
+            return f"{names[0]} {INFIX[op]} {names[1]}"
+        if op in CALLS:
+            return f"{CALLS[op]}({', '.join(names)})"
+        match op:
+            case "copy":
+                return names[0]
+            case "neg":
+                return f"-{names[0]}"
+            case "not":
+                return f"~{names[0]}"
+            case "cast":
+                return f"{_CASTS[value.kind]}({names[0]})"
+        raise AssertionError(f"no C++ for {op}")
+
+    def _names_of(self, value: Value, args: Sequence[Operand]) -> list[str]:
+        """Arguments; literals take after the last operand."""
+        if value.op == "where":
+            return [self.name(args[0], "bool"), *(self.name(arg, value.kind) for arg in args[1:])]
+        kind = value.operands[-1].kind if value.operands else value.kind
+        return [self.name(arg, kind) for arg in args]

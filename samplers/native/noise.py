@@ -1,0 +1,48 @@
+"""The noise of a step in C++: two numbers for each evaluation of Threefry, and only what is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from ..noise import Site, pairs_of_words
+from .expressions import Expressions
+from .program import Value
+from .symbolic import KINDS
+from .tables import TYPES
+from .trace import site_dtype
+
+
+def print_noise(sites: Mapping[str, Site], dtype: torch.dtype, dim: int, expressions: Expressions) -> Iterator[str]:
+    """Statements that draw it.
+
+    Args:
+        sites: Its sites.
+        dtype: Of the positions.
+        dim: D, which normal sites are as wide as.
+        expressions: Of the program.
+    """
+    numbers = expressions.numbers
+    yield from (f"const I v{numbers[value]} = full<I>((int32_t)step);" for value in numbers if value.op == "step")
+    wanted: dict[object, dict[object, Value]] = {name: {} for name in sites}
+    for value in numbers:
+        if value.op in ("normal", "uniform"):
+            site_name, _, offset, _ = value.args
+            wanted[site_name][offset] = value
+    for number, (name, site) in enumerate(sites.items()):
+        pairs, values = pairs_of_words(site.columns(dim)), wanted[name]
+        chain = "full<U>(0)" if site.is_shared else "chain"
+        draw = f"{site.kind}s_of(keys + {2 * number}, {chain}, (uint32_t)(step * {pairs} + "
+        along = next((value for value in values.values() if value.axis), None)
+        if along:
+            yield expressions.new_array(along, 2 * pairs)
+            array = expressions.arrays[along]
+            yield f"for (int64_t i = 0; i < {pairs}; ++i) {draw}i), {array}[2 * i], {array}[2 * i + 1]);"
+            continue
+        for pair in range(pairs):
+            two = [values.get(2 * pair + i) for i in (0, 1)]
+            if any(two):
+                one, other = (f"v{numbers[value]}" if value else f"unused{number}_{pair}" for value in two)
+                yield f"{TYPES[KINDS[site_dtype(site, dtype)]]} {one}, {other};"
+                yield f"{draw}{pair}), {one}, {other});"
