@@ -12,17 +12,18 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 import torch
 
-import lamina.samplers
 from lamina.samplers import LaminaError
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
-_SAME = ("code", "torch", "device", "cpu")
+SAME = ("code", "torch", "device", "cpu")
+"""What of `provenance` two rows must share to stand in one file."""
 
 
 class ResultsError(LaminaError, ValueError):
@@ -35,17 +36,18 @@ def default_folder() -> Path:
     return in_checkout if in_checkout.is_dir() else Path("results")
 
 
-def provenance(seeds: Sequence[int], device: str = "cpu") -> dict[str, Any]:
+def provenance(seeds: Sequence[int], device: str = "cpu", *, also: Sequence[str] = ()) -> dict[str, Any]:
     """What made a result: code, versions, machine, seeds, date.
 
     Args:
         seeds: Seeds of the benchmark.
         device: Where it ran.
+        also: Subpackages of Lamina, beside samplers and benchmarks, whose code the figures depend on.
 
     Returns:
-        For JSON. `code` is a digest of all of `lamina.samplers` and `lamina.benchmarks`. `commit` is None where Lamina
-        does not run from a git checkout of its own; `is_modified` says whether files there, results apart, differed
-        from the commit.
+        For JSON. `code` is a digest of all of `lamina.samplers`, `lamina.benchmarks`, and what is named beside them.
+        `commit` is None where Lamina does not run from a git checkout of its own; `is_modified` says whether files
+        there, results apart, differed from the commit.
     """
     commit = _git("rev-parse", "HEAD") if _git("rev-parse", "--show-toplevel") == str(_CHECKOUT) else None
     return {
@@ -53,7 +55,7 @@ def provenance(seeds: Sequence[int], device: str = "cpu") -> dict[str, Any]:
         "is_modified": None
         if commit is None
         else bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results")),
-        "code": _code_digest(),
+        "code": _code_digest(*also),
         "lamina": version("lamina"),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -101,7 +103,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write(content: Mapping[str, Any], path: Path) -> None:
-    """Write JSON, whole or not at all; numbers that are not finite become null, which every reader knows.
+    """Write JSON, whole or not at all; it knows finite numbers only: NaN becomes null, infinity "inf" or "-inf".
 
     A list of plain values takes one line, and so does a dict of them that is not itself a member of the content.
 
@@ -113,11 +115,11 @@ def write(content: Mapping[str, Any], path: Path) -> None:
         ResultsError: If the file cannot be written; an earlier one survives.
     """
     with replacing(path) as file:
-        file.write(_text(_finite(content)).encode() + b"\n")
+        file.write(_text(_plain(content)).encode() + b"\n")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a JSON object with finite numbers.
+    """Read a JSON object that `write` made: infinities are numbers again; NaN stays None, as what is missing does.
 
     Raises:
         ResultsError: If the file is missing, truncated, or holds something else.
@@ -128,7 +130,7 @@ def read(path: Path) -> dict[str, Any]:
         raise ResultsError(f"{path} cannot be read: wanted a JSON object; got {error}.") from error
     if not isinstance(content, dict):
         raise ResultsError(f"{path} cannot be read: wanted a JSON object; got {type(content).__name__}.")
-    return content
+    return {key: _with_infinities(value) for key, value in content.items()}
 
 
 def kept_rows(path: Path, settings: Mapping[str, Any], origin: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,16 +148,26 @@ def kept_rows(path: Path, settings: Mapping[str, Any], origin: Mapping[str, Any]
         return {}
     stored = read(path)
     made_by = stored.get("provenance", {})
-    is_same = all(made_by.get(name) == origin[name] for name in _SAME) and stored.get("settings") == settings
+    is_same = all(made_by.get(name) == origin[name] for name in SAME) and stored.get("settings") == settings
     return dict(stored["rows"]) if is_same else {}
 
 
-def _finite(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_plain(item) for item in value]
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return None if math.isnan(value) else str(value)
+
+
+def _with_infinities(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_infinities(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_infinities(item) for item in value]
+    return float(value) if value in ("inf", "-inf") else value
 
 
 def _text(value: Any, depth: int = 0) -> str:
@@ -187,10 +199,11 @@ def _git(*arguments: str) -> str | None:
 
 
 @functools.cache  # what has been imported stays as it is, whatever happens to the files
-def _code_digest() -> str:
-    """Changes whenever a line of the samplers or the benchmarks does, committed or not."""
+def _code_digest(*also: str) -> str:
+    """Changes whenever a line of the samplers, the benchmarks or these subpackages does, committed or not."""
     digest = hashlib.sha256()
-    for root in (Path(lamina.samplers.__file__).parent, Path(__file__).parent):
+    for name in ("samplers", "benchmarks", *also):
+        root = Path(str(import_module(f"lamina.{name}").__file__)).parent
         for source in sorted(root.rglob("*.py")):
             digest.update(str(source.relative_to(root)).encode() + b"\0" + source.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

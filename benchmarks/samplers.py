@@ -14,6 +14,7 @@ follow:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import math
@@ -27,10 +28,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lamina.samplers import MALA, Chains, Energy, GeneratorNoise, Kernel, ParameterError, Samples, progress, sample
+from lamina.samplers import MALA, Chains, Energy, GeneratorNoise, Kernel, ParameterError, progress, sample
 from lamina.samplers.checks import check_count, check_positive
 from lamina.samplers.diagnostics import RHAT_LIMIT, DiagnosticWarning, ess_bulk, nested_rhat, rhat
-from lamina.samplers.engines import EngineName, resolve
+from lamina.samplers.eager import Record
+from lamina.samplers.engines import EngineName, resolve, start_engine
+from lamina.samplers.noise import noise_from_state
+from lamina.samplers.totals import Totals
 
 from .accuracy import draws_to_low_error, error, error_curve, squares_of
 from .contenders import unadjusted_step_size
@@ -88,7 +92,7 @@ class Settings:
 
     num_chains: int = 128
     budget: Budget = "gradients"
-    amount: float = 2000
+    amount: float = 5000
     num_warmup: int = 300
     seed: int = 0
     dtype: torch.dtype = torch.float64
@@ -131,7 +135,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One kernel on one density. Figures that do not exist or are not finite are NaN.
+    """One kernel on one density. Figures that do not exist are NaN.
 
     Attributes:
         density: Name of the density.
@@ -158,9 +162,9 @@ class Row:
         num_draws: Draws of each chain, in each run.
         thinning: Steps for each draw.
         gradients_per_draw: Of one chain; a step without gradients counts as one.
-        seconds: Of sampling from truth, all chains, without warm-up.
+        seconds: Of sampling from truth, all chains, without warm-up and without starting the engine.
         seconds_per_gradient: Of one gradient of all chains at once, the median over pieces of the run.
-        warmup_seconds: Of warm-up.
+        warmup_seconds: Of warm-up, and of starting the engine for the run from truth, which traces the energy.
         peak_memory: Of warm-up and sampling from truth with all draws kept, in MiB; see `PeakMemory`.
         options: The kernel, as one would write it.
         remarks: What is biased or unreliable.
@@ -202,8 +206,9 @@ class Row:
     @staticmethod
     def from_json(stored: Mapping[str, Any]) -> Row:
         """The row that `dataclasses.asdict` made a mapping of, after JSON, which knows neither NaN nor tuples."""
-        figures = {name: math.nan if value is None else value for name, value in stored.items()}
-        return Row(**(figures | {"remarks": tuple(stored["remarks"])}))
+        figures = {name: _or_nan(value) for name, value in stored.items()}
+        curve = {name: [_or_nan(value) for value in values] for name, values in stored["curve"].items()}
+        return Row(**(figures | {"remarks": tuple(stored["remarks"]), "curve": curve}))
 
 
 SUMMARISED = (
@@ -306,7 +311,7 @@ def measure(
         run = _run(target, kernel, exact, length, settings.engine, num_pieces=NUM_PIECES)
     afar = _run(target, kernel, pilot.chains, length, settings.engine, num_pieces=1)
     draws = Draws(run.draws, afar.draws)
-    return _row(density, name, kernel, run, draws, warm.seconds, memory.mib), draws
+    return _row(density, name, kernel, run, draws, warm.seconds + run.start_seconds, memory.mib), draws
 
 
 def starts_afar(target: Energy, density: Density, settings: Settings, name: str) -> Tensor:
@@ -368,6 +373,7 @@ class _Run:
         divergences: Of each chain, (C,).
         thinning: Steps for each draw.
         gradients: Of each chain, (C,); at least one a step.
+        start_seconds: Of starting the engine: tracing, building, energies of the start.
         seconds: Of all pieces.
         piece_seconds: Of one draw of all chains, for each piece.
         chains: Where it stands.
@@ -378,6 +384,7 @@ class _Run:
     accept: Tensor
     divergences: Tensor
     gradients: Tensor
+    start_seconds: float
     seconds: float
     piece_seconds: tuple[float, ...]
     chains: Chains
@@ -427,7 +434,7 @@ def _mala_step_size(target: Energy, density: Density, settings: Settings) -> flo
 
 
 def _pilot(target: Energy, kernel: Kernel[Any], chains: Chains, settings: Settings) -> _Run:
-    """A few steps, which tell what a step costs; where seconds are given, more, so that a start's cost is little."""
+    """A few steps, which tell what a step costs; where seconds are given, more, so that they are enough to tell."""
     thinning = 1
     while True:
         pilot = _run(target, kernel, chains, Length(_NUM_PILOT_STEPS, thinning), settings.engine, num_pieces=1)
@@ -439,29 +446,38 @@ def _pilot(target: Energy, kernel: Kernel[Any], chains: Chains, settings: Settin
 def _run(
     target: Energy, kernel: Kernel[Any], chains: Chains, length: Length, engine: EngineName, *, num_pieces: int
 ) -> _Run:
-    """Continue chains, piece by piece; the draws are those of one run."""
-    device = str(chains.matrix.device)
-    num_draws, thinning = length
-    sizes = [len(piece) for piece in torch.arange(num_draws).tensor_split(num_pieces) if len(piece)]
-    pieces: list[Samples] = []
+    """Continue chains on one engine, whose start is timed, and then every piece."""
+    device, (num_draws, thinning) = str(chains.matrix.device), length
     times = [_now(device)]
-    for size in sizes:
-        pieces.append(
-            sample(target, kernel, chains, num_samples=size, thinning=thinning, engine=engine, show_progress=False)
-        )
-        chains = pieces[-1].chains
+    runner, state = start_engine(
+        engine,
+        target,
+        kernel,
+        chains,
+        noise_from_state(chains.noise_state, chains.matrix.device),
+        context=None,
+        temperature=1.0,
+        chain_batch_size=None,
+        num_steps=num_draws * thinning,
+        new_totals=functools.partial(Totals, kernel),
+    )
+    draws, totals = runner.new_draws(num_draws), Totals(kernel, state)
+    times.append(_now(device))
+    pieces = [piece for piece in draws.tensor_split(num_pieces) if len(piece)]
+    for piece in pieces:
+        state, _ = runner.advance(state, len(piece), Record(totals, thinning, piece))
         times.append(_now(device))
-    seconds = [end - start for start, end in itertools.pairwise(times)]
+    start_seconds, *seconds = (end - begin for begin, end in itertools.pairwise(times))
     return _Run(
-        draws=torch.cat([_matrix(piece) for piece in pieces], dim=1),
+        draws=draws.transpose(0, 1),
         thinning=thinning,
-        accept=_total([size * _per_chain(piece.accept_prob) for size, piece in zip(sizes, pieces, strict=True)])
-        / num_draws,
-        divergences=_total([piece.num_divergent for piece in pieces]),
-        gradients=_total([piece.num_grad_evals for piece in pieces]).clamp(min=num_draws * thinning),
+        accept=_per_chain(totals.accept_prob).cpu(),
+        divergences=totals.num_divergent.double().cpu(),
+        gradients=totals.num_grad_evals.double().cpu().clamp(min=num_draws * thinning),
+        start_seconds=start_seconds,
         seconds=sum(seconds),
-        piece_seconds=tuple(time / size for time, size in zip(seconds, sizes, strict=True)),
-        chains=chains,
+        piece_seconds=tuple(time / len(piece) for time, piece in zip(seconds, pieces, strict=True)),
+        chains=runner.chains(state),
     )
 
 
@@ -621,7 +637,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         _or_dash(row.gradients_to_low_error),
         _or_dash(row.gradients_to_low_error_worst),
         f"{row.rhat:.3f}",
-        f"{row.nested_rhat:.2f}",
+        f"{row.nested_rhat:{'.2f' if row.nested_rhat < 1000 else '.2g'}}",  # beyond all bounds without randomness
         f"{row.accept:.2f}",
         f"{row.divergences:.3g}",
         f"{row.warmup_seconds:.2f}",
@@ -629,6 +645,10 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.peak_memory:.0f}",
         "; ".join(row.remarks),
     )
+
+
+def _or_nan(value: Any) -> Any:
+    return math.nan if value is None else value
 
 
 def _or_dash(value: float) -> str:
@@ -663,15 +683,6 @@ def _check_device(name: str) -> None:
         raise ParameterError(
             f"there is no device {name!r} here: {first}. Take cpu, or cuda on a machine with one."
         ) from problem
-
-
-def _total(pieces: Sequence[Tensor]) -> Tensor:
-    return torch.stack(tuple(pieces)).double().sum(dim=0).cpu()
-
-
-def _matrix(piece: Samples) -> Tensor:
-    assert isinstance(piece.draws, Tensor)
-    return piece.draws
 
 
 def _per_chain(accept: Tensor) -> Tensor:

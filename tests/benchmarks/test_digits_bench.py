@@ -231,7 +231,7 @@ def test_results_are_laid_out_for_people(tmp_path: Path) -> None:
         '  "rows": {',
         '    "a/b": {"passed": true, "distance": 0.5},',
         '    "c": {',
-        '      "curve": [1.0, null],',
+        '      "curve": [1.0, "inf"],',
         '      "spread": {}',
         "    }",
         "  },",
@@ -251,7 +251,7 @@ def test_results_are_laid_out_for_people(tmp_path: Path) -> None:
 def test_results_keep_an_earlier_file_when_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.json"
     results.write({"value": math.inf, "other": [1, math.nan]}, path)
-    assert json.loads(path.read_text()) == {"value": None, "other": [1, None]}
+    assert json.loads(path.read_text()) == {"value": "inf", "other": [1, None]}
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
@@ -259,5 +259,5 @@ def test_results_keep_an_earlier_file_when_writing_fails(tmp_path: Path, monkeyp
     monkeypatch.setattr(results.os, "fsync", full)
     with pytest.raises(ResultsError, match="No space left"):
         results.write({"value": 1}, path)
-    assert json.loads(path.read_text())["value"] is None
+    assert json.loads(path.read_text())["value"] == "inf"
     assert [left.name for left in tmp_path.iterdir()] == ["x.json"]

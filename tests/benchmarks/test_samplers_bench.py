@@ -28,8 +28,8 @@ from lamina.benchmarks.densities import DENSITIES, Density, Gaussian, make_densi
 from lamina.benchmarks.memory import PeakMemory
 from lamina.benchmarks.pictures import CONTOUR_MASSES, contour_levels, heights, some_points
 from lamina.benchmarks.samplers import CHAINS_PER_START, Settings
-from lamina.samplers import HMC, MALA, MCLMC, RWM, ULA, UnderdampedLangevin, UnknownNameError, mcse_mean
-from lamina.samplers.engines import DEFAULT_VARIABLE
+from lamina.samplers import HMC, MALA, MCLMC, RWM, ULA, UnderdampedLangevin, UnknownNameError, driver, mcse_mean
+from lamina.samplers.engines import DEFAULT_VARIABLE, EngineName
 
 DENSITY_NAMES, KERNEL_NAMES = ("unequal_mixture", "funnel"), ("ula", "mala", "hmc")
 TINY = ["--chains", "32", "--gradients", "200", "--warmup", "20"]
@@ -220,19 +220,48 @@ def test_other_code_keeps_no_rows(made: Made) -> None:
 
 
 def test_the_engine_is_that_of_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    engines: list[str] = []
-    sample = samplers.sample
+    names = []
+    for module in (driver, samplers):
 
-    def noted(*arguments: Any, **options: Any) -> Any:
-        result = sample(*arguments, **options)
-        engines.append(result.engine.partition(",")[0])
-        return result
+        def noted(name: str, *arguments: Any, start_engine: Any = module.start_engine, **options: Any) -> Any:
+            names.append(name)
+            return start_engine(name, *arguments, **options)
 
-    monkeypatch.setattr(samplers, "sample", noted)
+        monkeypatch.setattr(module, "start_engine", noted)
     settings = Settings(num_chains=16, amount=20, num_warmup=5, engine="native")
     samplers.measure(LINE, "mala", MALA(), settings)
-    assert len(engines) == 1 + 1 + samplers.NUM_PIECES + 1
-    assert all(engine.startswith("native") for engine in engines)
+    assert names == ["native"] * 4  # warm-up, pilot, from truth, from afar
+
+
+@pytest.mark.parametrize("engine", ["eager", "native"])
+def test_a_run_starts_its_engine_once_and_times_that_apart(engine: EngineName, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that ticks where the energy is called from Python."""
+    calls = []
+
+    def energy(x: Tensor) -> Tensor:
+        calls.append(x.shape)
+        return LINE(x)
+
+    monkeypatch.setattr(samplers, "_now", lambda device: len(calls))
+    settings = Settings(num_chains=16, budget="draws", amount=30, num_warmup=1)
+    chains = samplers._exact_chains(LINE, "mala", _warm(settings), settings)
+    run = samplers._run(energy, MALA(), chains, samplers.Length(30, 2), engine, num_pieces=samplers.NUM_PIECES)
+    assert run.start_seconds > 0
+    assert run.piece_seconds == ((2.0 if engine == "eager" else 0.0),) * samplers.NUM_PIECES
+    assert run.seconds == (60 if engine == "eager" else 0)
+
+
+@pytest.mark.parametrize("engine", ["eager", "native"])
+def test_pieces_are_those_of_one_run(engine: EngineName) -> None:
+    settings = Settings(num_chains=16, budget="draws", amount=30, num_warmup=1)
+    chains = samplers._exact_chains(LINE, "mala", _warm(settings), settings)
+    run = samplers._run(LINE, MALA(), chains, samplers.Length(30, 2), engine, num_pieces=samplers.NUM_PIECES)
+    whole = samplers.sample(LINE, MALA(), chains, num_samples=30, thinning=2, engine=engine, show_progress=False)
+    assert torch.equal(run.draws, whole.draws)
+    assert torch.equal(run.accept, whole.accept_prob)
+    assert torch.equal(run.gradients, whole.num_grad_evals.double())
+    assert torch.equal(run.chains.matrix, whole.chains.matrix)
+    assert run.chains.noise_state.keys() == whole.chains.noise_state.keys()
 
 
 def test_settings_say_what_auto_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,6 +359,12 @@ def test_an_unadjusted_kernel_runs_at_its_share_of_malas_step_and_is_called_bias
     assert row.second_moment_error_mcse > LIMIT
 
 
+def test_a_kernel_without_randomness_widens_no_column(made: Made) -> None:
+    row = samplers.Row.from_json(made.report()["rows"][names()[0]])
+    for nested_rhat, cell in ((1.234, "1.23"), (1.5e99, "1.5e+99"), (math.inf, "inf")):
+        assert cell in samplers.table([dataclasses.replace(row, nested_rhat=nested_rhat)]).split()
+
+
 def test_an_unadjusted_kernel_of_unknown_convention_keeps_its_step_size() -> None:
     class Mine(ULA):
         pass
@@ -366,11 +401,19 @@ def test_figures_that_are_not_finite_stay_out_of_the_summary() -> None:
     figures = samplers.summary({"banana/stuck": row})
     assert "rhat/banana/stuck" not in figures
     assert figures["accept/banana/stuck"] == 0.0
-    stored = json.loads(json.dumps(results._finite(dataclasses.asdict(row)), allow_nan=False))
-    restored = samplers.Row.from_json(stored)
-    assert math.isnan(restored.rhat)
-    assert restored.remarks == row.remarks
-    assert results._finite(dataclasses.asdict(restored)) == results._finite(dataclasses.asdict(row))
+
+
+@pytest.mark.parametrize("figure", [1.5, math.inf, -math.inf, math.nan])
+def test_a_row_reads_in_the_table_as_it_was_written(figure: float, made: Made, tmp_path: Path) -> None:
+    name, path = names()[0], tmp_path / "samplers.json"
+    curve = {"gradients": [1.0, 2.0], "average": [0.5, figure], "worst": [figure, 0.5]}
+    finite = samplers.Row.from_json(made.report()["rows"][name])
+    row = dataclasses.replace(finite, nested_rhat=figure, gradients_to_low_error=figure, curve=curve)
+    results.write(samplers.report({name: row}, Settings()), path)
+    json.loads(path.read_text(), parse_constant=pytest.fail)  # as others read it
+    restored = samplers.Row.from_json(results.read(path)["rows"][name])
+    assert repr(restored) == repr(row)  # NaN has an equal representation, though it is no equal
+    assert samplers.table([restored]) == samplers.table([row])
 
 
 class _Stuck(MALA):
