@@ -9,7 +9,7 @@ from typing import Literal
 
 from lamina.samplers import UnknownNameError
 
-from .contenders import EAGER, GRADIENT, LAMINA, PEERS, PRODUCTS, TWO_THREADS
+from .contenders import BFLOAT16, BY_HAND, COMPILE, EAGER, GRADIENT, LAMINA, PEERS, PRODUCTS, TWO_THREADS
 from .protocol import NUM_LEAPFROG_STEPS, Case
 
 Kind = Literal["speed", "first", "threads", "memory"]
@@ -24,6 +24,9 @@ OVERHEAD_CHAINS = 80
 """As many chains as would cost what a step costs besides them."""
 
 STREAMED_DRAWS = 500
+BIAS_STEPS, BIAS_EVERY = 2_000, 20
+"""Of the runs that tell the bias of bfloat16, and from one look at the chains to the next."""
+
 FIRST_STEPS = 100
 """Of the call whose result is the first that a new process gives."""
 
@@ -134,7 +137,8 @@ def _speed(algorithm: str, problem: str, num_chains: int, scale: float) -> Cell:
     extra = {
         EAGER: is_eager,
         GRADIENT: problem == "gauss2" and num_chains in (1, 10_000) and algorithm == "hmc",
-        PRODUCTS: is_network,
+        **dict.fromkeys((COMPILE, BFLOAT16, PRODUCTS), is_network),
+        BY_HAND: algorithm in ("hmc", "mala", "ula") and problem in PLANE and num_chains >= 1_000,
     }
     names = (LAMINA, *(name for name, takes_part in extra.items() if takes_part), *PEERS)
     return Cell("speed", make_case(algorithm, problem, num_chains, scale), names)

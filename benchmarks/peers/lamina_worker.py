@@ -20,9 +20,11 @@ from lamina.samplers.engines import EngineName
 
 from .problems import PROBLEMS, Problem, starts
 from .protocol import MAX_TREE_DEPTH, NUM_LEAPFROG_STEPS, PERSISTENCE, Case, UnsupportedError, serve
-from .torch_energies import gauss2_value_and_grad, make_energy, observed, posterior
+from .torch_energies import autocast, gauss2_value_and_grad, make_energy, observed, posterior
 
 SEED = 5
+
+Make = Callable[[Case], "LaminaSampler"]
 
 
 def main(options: Sequence[str]) -> None:
@@ -31,20 +33,25 @@ def main(options: Sequence[str]) -> None:
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--torch-threads", type=int, default=1)
     parser.add_argument("--gradient", action="store_true", help="with a gradient written by hand")
+    parser.add_argument("--bfloat16", action="store_true", help="with matrix products in bfloat16")
     choice = parser.parse_args(options)
     torch.set_num_threads(choice.torch_threads)
-    make = functools.partial(make_sampler, engine=choice.engine, with_gradient=choice.gradient)
+    plain = functools.partial(make_sampler, engine=choice.engine, with_gradient=choice.gradient)
+    make = functools.partial(plain, in_bfloat16=choice.bfloat16)
     versions = {"torch": torch.__version__, "lamina": version("lamina")}
-    serve(make, versions, {"memory": functools.partial(memory, make)})
+    serve(make, versions, {"memory": functools.partial(memory, make), "bias": functools.partial(bias, make, plain)})
 
 
-def make_sampler(case: Case, *, engine: EngineName, with_gradient: bool) -> LaminaSampler:
+def make_sampler(
+    case: Case, *, engine: EngineName, with_gradient: bool = False, in_bfloat16: bool = False
+) -> LaminaSampler:
     """See `protocol.Make`.
 
     Args:
         case: The case.
         engine: Of `samplers.run`.
         with_gradient: Let the energy bring its own gradient.
+        in_bfloat16: Let the energy's matrix products, and those of its gradient, be made in bfloat16.
     """
     problem = PROBLEMS[case.problem]
     context = None
@@ -57,6 +64,8 @@ def make_sampler(case: Case, *, engine: EngineName, with_gradient: bool) -> Lami
         energy, context = posterior(), observed(case.num_chains)
     else:
         energy = make_energy(case.problem, case.num_chains)
+    if in_bfloat16:
+        energy = autocast(energy)
     kernel = make_kernel(case.algorithm, problem)
     return LaminaSampler(
         move=functools.partial(
@@ -106,7 +115,7 @@ class LaminaSampler:
 
     def run(self) -> float | None:
         """See `protocol.Sampler`."""
-        totals = self._advance(self.num_steps).totals
+        totals = self.advance(self.num_steps).totals
         return float(totals.accept_prob.mean()) if totals.sums else None
 
     def position(self) -> NDArray[np.float32]:
@@ -117,13 +126,14 @@ class LaminaSampler:
         """See `protocol.Sampler`; by the calls that are timed, a step each."""
         kept = np.empty((num_draws, *self.start.shape), dtype=np.float32)
         for index in range(num_draws):
-            self._advance(1)
+            self.advance(1)
             kept[index] = self.position()
         return kept
 
-    def _advance(self, num_steps: int) -> samplers.Run:
+    def advance(self, num_steps: int) -> samplers.Run:
+        """Move the chains."""
         result = (
-            self.move(self.start, num_steps=num_steps, noise=SEED)
+            self.move(self.start, num_steps=num_steps, generator=torch.Generator().manual_seed(SEED))
             if self.chains is None
             else self.move(self.chains, num_steps=num_steps)
         )
@@ -134,13 +144,13 @@ class LaminaSampler:
         """Moments of draws that are not kept."""
         moments = StreamingMoments.empty_like(self.start)
         for _ in range(num_draws):
-            self._advance(1)
+            self.advance(1)
             assert self.chains is not None
             moments = moments.update(self.chains.matrix)
         return moments
 
 
-def memory(make: Callable[[Case], LaminaSampler], request: Mapping[str, Any]) -> Mapping[str, Any]:
+def memory(make: Make, request: Mapping[str, Any]) -> Mapping[str, Any]:
     """Peak memory of streaming moments, in MiB above what the chains and the loaded engine weigh."""
     from lamina.benchmarks.memory import PeakMemory
 
@@ -149,6 +159,29 @@ def memory(make: Callable[[Case], LaminaSampler], request: Mapping[str, Any]) ->
     with PeakMemory(torch.device("cpu")) as peak:
         sampler.stream(request["num_draws"])
     return {"mib": peak.mib}
+
+
+def bias(make: Make, make_exact: Make, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What rounding does to the second moment E|x|^2, by chains that see the same noise with it and without.
+
+    Args:
+        make: Of the sampler that rounds.
+        make_exact: Of the one that does not.
+        request: "case", whose chains and length count, and "every": steps from one look at the chains to the next.
+
+    Returns:
+        "bias", relative to the second moment, and its "bias_error", standard error over chains.
+    """
+    case = Case(**request["case"])
+    both = [make(case), make_exact(case)]
+    sums = np.zeros((2, case.num_chains))
+    for _ in range(case.num_steps // request["every"]):
+        for index, sampler in enumerate(both):
+            sampler.advance(request["every"])
+            sums[index] += np.square(sampler.position().astype(np.float64)).sum(axis=1)
+    difference, whole = sums[0] - sums[1], sums[1].mean()
+    error = difference.std(ddof=1) / math.sqrt(case.num_chains)
+    return {"bias": float(difference.mean() / whole), "bias_error": float(error / whole)}
 
 
 class _WithGradient:

@@ -17,9 +17,9 @@ import numpy as np
 from lamina.samplers import progress
 
 from . import checks
-from .cells import STREAMED_DRAWS, Cell
+from .cells import BIAS_EVERY, BIAS_STEPS, STREAMED_DRAWS, Cell
 from .checks import Traits
-from .contenders import CONTENDERS, LAMINA, PRODUCTS, Contender
+from .contenders import BFLOAT16, CONTENDERS, LAMINA, PRODUCTS, Contender
 from .environments import PeerEnvironmentError, python_of
 from .process import NotOfferedError, Worker, WorkerError, command
 from .protocol import Case
@@ -147,6 +147,9 @@ class Bench:
         entry |= {f"{clock}_us_per_step": median(entry[clock]) for clock in ("cpu", "wall")}
         if name != PRODUCTS and (fault := checks.fault_of_ends(case, self._array(name, {"do": "ends"}))):
             entry |= {"status": "wrong", "note": fault}
+        if name == BFLOAT16:
+            long = replace(case, num_steps=BIAS_STEPS)
+            entry |= self._ask(name, {"do": "bias", "case": asdict(long), "every": BIAS_EVERY})
 
     def _first(self, cell: Cell, entries: dict[str, Entry]) -> None:
         """Seconds to the first result of a new process that has loaded its library, with empty caches."""

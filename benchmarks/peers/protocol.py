@@ -8,6 +8,7 @@ requests, by their "do":
   ends    save where the chains stand, (C, D), under "path"
   draws   save consecutive draws of a case's sampler, (N, C, D), under "path"
   memory  "mib", the peak memory of streaming draws of a case; of Lamina alone
+  bias    "bias" and "bias_error" of the second moment by rounding, see `lamina_worker.bias`; of Lamina alone
 
 A reply has "unsupported" where the library has no such sampler, and "error" where something went wrong.
 """

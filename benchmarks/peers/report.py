@@ -10,7 +10,20 @@ from typing import Any
 from lamina.samplers import MissingExtraError
 
 from ..tables import aligned, markdown
-from .contenders import EAGER, GRADIENT, JAX_PEERS, LAMINA, PEERS, PRODUCTS, TORCH_PEERS, TWO_THREADS
+from .contenders import (
+    BFLOAT16,
+    BY_HAND,
+    COMPILE,
+    EAGER,
+    GRADIENT,
+    JAX_PEERS,
+    LAMINA,
+    LIMITS,
+    PEERS,
+    PRODUCTS,
+    TORCH_PEERS,
+    TWO_THREADS,
+)
 from .measure import Row
 
 FASTEST_JAX = "fastest_jax"
@@ -39,6 +52,10 @@ def _figures(row: Row) -> Iterator[tuple[str, float]]:
         looped = {name: cost for name, cost in costs.items() if name not in JAX_PEERS}
         yield from ratios(looped, EAGER, "eager_vs")
         yield from ratios(looped, GRADIENT, "gradient_vs")
+        yield from ratios(costs, COMPILE, "compile_vs")
+        yield from ratios(costs, BFLOAT16, "bfloat16_vs")
+        for field in ("bias", "bias_error"):
+            yield from ((f"bfloat16_{field}", value) for value in _values(row, field).values())
     elif row["kind"] == "first":
         seconds = _values(row, "seconds")
         yield from ((f"seconds/{name}", value) for name, value in seconds.items())
@@ -52,15 +69,14 @@ def _figures(row: Row) -> Iterator[tuple[str, float]]:
 
 
 def ratios(costs: Mapping[str, float], ours: str, prefix: str) -> Iterator[tuple[str, float]]:
-    """What others cost as a multiple of ours, by name, and the fastest of JAX's libraries among them."""
+    """What others and limits cost as a multiple of ours, by name, and the fastest of JAX's libraries among them."""
     if ours not in costs:
         return
-    others = {name: cost for name, cost in costs.items() if name in PEERS or (name == EAGER and ours == LAMINA)}
+    known = (*PEERS, *LIMITS, *([EAGER, COMPILE] if ours == LAMINA else []))
+    others = {name: cost for name, cost in costs.items() if name in known}
     jax = [cost for name, cost in others.items() if name in JAX_PEERS]
     if jax:
         others[FASTEST_JAX] = min(jax)
-    if ours == LAMINA and PRODUCTS in costs:
-        others[PRODUCTS] = costs[PRODUCTS]
     yield from ((f"{prefix}_{name}", cost / costs[ours]) for name, cost in others.items())
 
 
@@ -80,6 +96,8 @@ def markdown_report(rows: Mapping[str, Row], versions: Mapping[str, Mapping[str,
     sections = [
         ("CPU time of a step, one thread, microseconds", _speed_table(rows)),
         ("Without a compiler, microseconds", _eager_table(rows)),
+        ("Networks, microseconds", _network_table(rows)),
+        ("Beside programs written by hand, microseconds", _limit_table(rows)),
         ("First call: trace, compile and one call, seconds", _first_call_table(rows)),
         ("First result of a new process with empty caches, seconds", _first_table(rows)),
         ("Two threads, and memory", _other_table(rows)),
@@ -114,7 +132,7 @@ def _speed_table(rows: Mapping[str, Row]) -> _Table:
 
 def _eager_table(rows: Mapping[str, Row]) -> _Table:
     shown = (EAGER, GRADIENT, *TORCH_PEERS)
-    header = ("cell", *shown, PRODUCTS, *(f"x {peer}" for peer in TORCH_PEERS))
+    header = ("cell", *shown, *(f"x {peer}" for peer in TORCH_PEERS))
     lines = []
     for name, row in _of_kind(rows, "speed"):
         if EAGER in row["contenders"]:
@@ -122,11 +140,35 @@ def _eager_table(rows: Mapping[str, Row]) -> _Table:
             lines.append(
                 [
                     name,
-                    *(_cell(row, contender, "cpu_us_per_step") for contender in (*shown, PRODUCTS)),
+                    *(_cell(row, contender, "cpu_us_per_step") for contender in shown),
                     *(_ratio(against.get(f"vs_{peer}")) for peer in TORCH_PEERS),
                 ]
             )
     return header, lines, "l" + "r" * (len(header) - 1)
+
+
+def _network_table(rows: Mapping[str, Row]) -> _Table:
+    """Each way to run an energy of matrix products, with the share of its time that these take."""
+    header = ("cell", "how", "us", "x BlackJAX", "x fastest JAX", "products' share", "bias of E[x^2]", "std. error")
+    lines = []
+    for name, row in _of_kind(rows, "speed"):
+        costs = _values(row, "cpu_us_per_step")
+        for ours in (LAMINA, EAGER, COMPILE, BFLOAT16):
+            if PRODUCTS in costs and ours in costs:
+                against, entry = dict(ratios(costs, ours, "vs")), row["contenders"][ours]
+                shown = [_ratio(against.get(f"vs_{other}")) for other in ("blackjax", FASTEST_JAX)]
+                told = [against[f"vs_{PRODUCTS}"], entry.get("bias"), entry.get("bias_error")]
+                lines.append([name, ours, _number(costs[ours]), *shown, *map(_number, told)])
+    return header, lines, "ll" + "r" * (len(header) - 2)
+
+
+def _limit_table(rows: Mapping[str, Row]) -> _Table:
+    lines = [
+        [name, *(_number(costs[contender]) for contender in (LAMINA, BY_HAND)), _number(costs[LAMINA] / costs[BY_HAND])]
+        for name, row in _of_kind(rows, "speed")
+        if {LAMINA, BY_HAND} <= (costs := _values(row, "cpu_us_per_step")).keys()
+    ]
+    return ("cell", LAMINA, BY_HAND, "times the limit"), lines, "lrrr"
 
 
 def _first_call_table(rows: Mapping[str, Row]) -> _Table:

@@ -49,6 +49,16 @@ def posterior() -> Callable[[Tensor, Tensor], Tensor]:
     return energy
 
 
+def autocast(energy: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same energy with matrix products in bfloat16, as a user would ask for them."""
+
+    def in_bfloat16(*arguments: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return energy(*arguments)
+
+    return in_bfloat16
+
+
 def gauss2_value_and_grad(x: Tensor) -> tuple[Tensor, Tensor]:
     """Value and gradient of the 2-D Gaussian, written by hand."""
     grad = x @ torch.as_tensor(PRECISION, dtype=x.dtype)

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,13 +17,16 @@ import torch
 
 from lamina.benchmarks import results
 from lamina.benchmarks.cli import main
-from lamina.benchmarks.peers import checks, command, environments, launch, measure, problems, report
+from lamina.benchmarks.peers import by_hand_worker, checks, command, environments, launch, measure, problems, report
 from lamina.benchmarks.peers.cells import cells, make_case
 from lamina.benchmarks.peers.contenders import CONTENDERS, LAMINA, PEERS, Contender
 from lamina.benchmarks.peers.environments import PeerEnvironmentError, python_of
+from lamina.benchmarks.peers.lamina_worker import bias, make_sampler
 from lamina.benchmarks.peers.process import NotOfferedError, Worker, WorkerError
-from lamina.benchmarks.peers.torch_energies import gauss2_value_and_grad, make_energy
+from lamina.benchmarks.peers.protocol import UnsupportedError
+from lamina.benchmarks.peers.torch_energies import autocast, gauss2_value_and_grad, make_energy
 from lamina.samplers import HMC, ULA, UnknownNameError, run
+from lamina.samplers.native import build
 
 FAKE = """
 import sys
@@ -162,6 +166,33 @@ def test_our_own_worker_answers(tmp_path: Path) -> None:
         assert np.load(tmp_path / "draws.npy").shape == (4, 50, 2)
     finally:
         worker.close()
+
+
+@pytest.mark.skipif(build.find_compiler() is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize(("algorithm", "problem"), [("hmc", "gauss2"), ("mala", "banana"), ("ula", "ring8")])
+def test_programs_written_by_hand_draw_as_ours_do(algorithm: str, problem: str) -> None:
+    """By the checks of the measurement, a false alarm in a million each; 90 chains leave lanes to spare."""
+    case = replace(make_case(algorithm, problem, 90), num_steps=1)
+    found = checks.traits(problem, by_hand_worker.make(case).draws(60))
+    ours = checks.traits(problem, make_sampler(case, engine="eager").draws(60))
+    assert checks.fault_of_draws(case, found, ours) is None
+    by_hand = by_hand_worker.make(case)
+    assert by_hand.run() == pytest.approx((by_hand.position() != problems.starts(problem, 90)).any(axis=1).mean())
+    with pytest.raises(UnsupportedError, match="by hand"):
+        by_hand_worker.make(make_case(algorithm, "gauss100", 90))
+
+
+def test_bfloat16_rounds_a_little_and_is_told_from_float32() -> None:
+    x, energy = torch.from_numpy(problems.starts("mlp", 50)), make_energy("mlp", 50)
+    exact, rounded = energy(x), autocast(energy)(x)
+    assert 0 < (rounded - exact).abs().max() < 0.05
+    case = make_case("ula", "mlp", 50)
+    plain, rounding = (partial(make_sampler, engine="eager", in_bfloat16=choice) for choice in (False, True))
+    request = {"case": vars(replace(case, num_looped_steps=20, num_steps=20)), "every": 10}
+    assert bias(plain, plain, request) == {"bias": 0.0, "bias_error": 0.0}
+    found = bias(rounding, plain, request)
+    assert 0 < abs(found["bias"]) < 1e-2
+    assert 0 < found["bias_error"] < 1e-2
 
 
 # --- environments ---
@@ -411,3 +442,31 @@ def test_a_lost_cell_is_shown_as_lost() -> None:
     text = report.text_table(rows)
     assert "0.5 (lost)" in text
     assert "failed" in text
+
+
+def test_networks_show_the_share_of_products_and_what_rounding_does() -> None:
+    costs = {LAMINA: 20.0, "lamina-compile": 10.0, "lamina-bfloat16": 5.0, "products": 8.0, "blackjax": 12.0}
+    contenders: dict[str, Any] = {name: {"status": "ok", "cpu_us_per_step": cost} for name, cost in costs.items()}
+    contenders["lamina-bfloat16"] |= {"bias": 0.003, "bias_error": 0.0002}
+    rows = {"ula/mlp/512": {"kind": "speed", "case": {}, "contenders": contenders}}
+    figures = report.summary(rows)
+    for name, value in {
+        "vs_fastest_jax": 0.6,
+        "vs_products": 0.4,
+        "compile_vs_fastest_jax": 1.2,
+        "compile_vs_products": 0.8,
+        "bfloat16_vs_fastest_jax": 2.4,
+        "bfloat16_bias": 0.003,
+        "bfloat16_bias_error": 0.0002,
+    }.items():
+        assert figures[f"ula/mlp/512/{name}"] == pytest.approx(value)
+    text = report.markdown_report(rows, {})
+    assert "0.6 (lost)" in text
+    assert "0.003" in text
+
+
+def test_programs_written_by_hand_are_the_limit() -> None:
+    contenders = {name: {"status": "ok", "cpu_us_per_step": cost} for name, cost in ((LAMINA, 10.0), ("by-hand", 4.0))}
+    rows = {"hmc/gauss2/1000": {"kind": "speed", "case": {}, "contenders": contenders}}
+    assert report.summary(rows)["hmc/gauss2/1000/vs_by-hand"] == pytest.approx(0.4)
+    assert "| hmc/gauss2/1000 |     10 |       4 |             2.5 |" in report.markdown_report(rows, {})
