@@ -1,4 +1,4 @@
-"""The `lamina-bench` command: samplers against exact truth, results old and new, and priors on digits."""
+"""The `lamina-bench` command: samplers against exact truth, results old and new, priors on digits, the paper."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from lamina.samplers.engines import EngineName
 from lamina.samplers.native.build import find_compiler
 from lamina.samplers.registry import kernel_names
 
-from . import compare, digits, exactness, randomness, regress, results, samplers
+from . import compare, digits, exactness, randomness, regress, results, samplers, training
 from .contenders import make_contender
 from .densities import DENSITIES, Density, density_names, make_density
 from .gallery import write_gallery
+from .paper import command as paper
 from .peers import command as peers
 from .pictures import draws_over_density, error_against_gradients, some_points
 
@@ -34,6 +35,7 @@ _EXAMPLES = """examples:
   lamina-bench exactness
   lamina-bench digits
   lamina-bench digits --seeds 0 1 --max-steps 300 --out /tmp/trial
+  lamina-bench paper generation
 """
 
 _SAMPLERS = """Run every kernel on every toy density and compare with exact truth.
@@ -44,10 +46,11 @@ on, which shows what a low error costs. In the other new chains start from exact
 of the kernel and not what is left of a bad start. A kernel without acceptance to adapt to (such as ula) takes 0.3 of
 the step size that mala settles on.
 
-Every run is given the same number of gradients, so that cells cost about alike: some 3 seconds with the default on one
-core, and more in many dimensions. That is enough for errors in the table, and for a low error of quick kernels only;
---gradients 20000 shows it for most. Rows are written as they are made, and those of the same code, machine and settings
-are kept, so that an interrupted run goes on with the same command (--fresh starts anew).
+Every run is given the same number of gradients. With the default and the native engine a cell takes some 5 seconds on
+one core, most of them for figures and for compiling, and more in many dimensions or where no program can be made; the
+whole table takes about half an hour. --gradients 20000 shows a low error for more kernels. A run keeps one engine,
+whose start, tracing and compiling included, counts as warm-up. Rows are written as they are made, and those of the same
+code, machine and settings are kept, so that an interrupted run goes on with the same command (--fresh starts anew).
 OUT gets samplers.json with all figures, samplers.md with the table, and two pictures of each density.
 
 columns:
@@ -64,7 +67,7 @@ columns:
   nested     nested R-hat of the later half of the run from afar; well above 1 where starts are not forgotten
   accept     mean acceptance; of an unadjusted kernel that which adjusting it would have had
   diverg.    divergent steps of a chain
-  warm-up s  seconds of warm-up, which no other column counts
+  warm-up s  seconds of warm-up and of starting the engine, which no other column counts
   s          seconds of sampling from exact draws, all chains
   MiB        peak memory of warm-up and sampling, with all draws kept
 """
@@ -72,7 +75,7 @@ columns:
 _SAMPLERS_EXAMPLES = """examples:
   lamina-bench samplers
   lamina-bench samplers --densities banana --kernels hmc --chains 1000 --draws 200
-  lamina-bench samplers --gradients 20000 --kernels mala hmc        # enough for most errors to become low
+  lamina-bench samplers --gradients 100000 --kernels mala hmc       # for slow kernels to come to a low error
   lamina-bench samplers --seconds 2 --device cuda --chains 8192 --dtype float32 --out /tmp/gpu
   lamina-bench samplers --export /tmp/draws                         # for figures of your own, with numpy.load
 """
@@ -180,8 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            "lamina-bench: interrupted; samplers, exactness, digits and peers go on where they stopped with the same "
-            "command",
+            "lamina-bench: interrupted; samplers, exactness, digits, paper, peers and training go on where they "
+            "stopped with the same command",
             file=sys.stderr,
         )
         return 130
@@ -205,7 +208,9 @@ def _parser() -> argparse.ArgumentParser:
         ("regress", "programs against a baseline of their costs", _REGRESS, _REGRESS_EXAMPLES, _add_regress),
         ("gallery", "a page with a picture of every density", _GALLERY, _GALLERY_EXAMPLES, _add_gallery),
         ("digits", "EBM prior against Gaussian priors, over seeds", _DIGITS, _DIGITS_EXAMPLES, _add_digits),
+        ("paper", paper.LINE, paper.description(), paper.EXAMPLES, _add_paper),
         ("peers", peers.LINE, peers.DESCRIPTION, peers.EXAMPLES, _add_peers),
+        ("training", training.LINE, training.DESCRIPTION, training.EXAMPLES, _add_training),
     ):
         command = commands.add_parser(
             name,
@@ -339,9 +344,19 @@ def _add_digits(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_digits)
 
 
+def _add_paper(parser: argparse.ArgumentParser) -> None:
+    _add_out(parser)
+    paper.add_arguments(parser)
+
+
 def _add_peers(parser: argparse.ArgumentParser) -> None:
     _add_out(parser)
     peers.add_arguments(parser)
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    _add_out(parser)
+    training.add_arguments(parser)
 
 
 def _gallery(options: argparse.Namespace) -> int:

@@ -1,0 +1,1 @@
+"""The paper on real data: its experiments, and those of its follow-ups, as commands that anyone can rerun."""

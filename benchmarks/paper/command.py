@@ -1,0 +1,103 @@
+"""The command `lamina-bench paper`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import get_args
+
+from lamina.samplers import ParameterError
+
+from .. import results
+from .ablation import Ablation
+from .generation import Generation
+from .report import write_report
+from .running import Plan, run
+from .study import Preset, Study
+from .swap import Swap
+
+STUDIES: Mapping[str, Study] = {study.name: study for study in (Generation(), Swap(), Ablation())}
+"""Every study by name."""
+
+LINE = "the experiments of the paper, and of its follow-ups, on real images"
+
+DESCRIPTION = """Answer a question about latent EBM priors by trainings on real images, over several seeds.
+
+A study is made of cells, such as mnist/two-stage/seed-0: one training each, and what is measured of it. OUT gets
+NAME.json after every cell, with a flat summary, settings, checksums and provenance; NAME.md, the published figures
+beside ours; and pictures. Rows of the same settings, code and machine are kept, an interrupted training goes on from
+its last checkpoint, and so an interrupted study goes on with the same command. The same command at the same time in
+another terminal takes the cells that nobody is at, so that two cores need half the time.
+
+studies:
+{studies}
+
+presets:
+  cpu     small networks; sizes and steps are chosen for one core
+  gpu     the networks of the paper; name a device
+  trial   everything in well under a minute: it shows that all works, and says nothing else
+"""
+
+EXAMPLES = """examples:
+  lamina-bench paper generation
+  lamina-bench paper generation --only 'mnist/*' --seeds 0 --out /tmp/one
+  lamina-bench paper swap --preset trial --out /tmp/trial
+  lamina-bench paper generation --preset gpu --device cuda --out /tmp/gpu
+  lamina-bench paper ablation --report              # table and pictures anew, without training
+"""
+
+
+def description() -> str:
+    """What the command does, and which studies there are."""
+    return DESCRIPTION.format(studies="\n".join(f"  {name:12s}{study.title}" for name, study in STUDIES.items()))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add = parser.add_argument
+    add("study", choices=STUDIES, metavar="NAME", help=f"of {', '.join(STUDIES)}")
+    add("--preset", choices=get_args(Preset), default="cpu", help="(default: %(default)s)")
+    add("--seeds", type=int, nargs="+", metavar="S", help="(default: the study's own)")
+    add("--only", default="*", metavar="GLOB", help="cells to run, such as 'mnist/*' (default: all)")
+    add("--device", default="cpu", metavar="NAME", help="such as cuda (default: %(default)s)")
+    add("--threads", type=int, default=1, metavar="T", help="of PyTorch (default: %(default)s)")
+    add("--data-root", type=Path, metavar="DIR", help="folder with the files of data sets")
+    add(
+        "--runs",
+        type=Path,
+        metavar="DIR",
+        help="scratch folder for trainings, which can be removed (default: runs below OUT)",
+    )
+    add("--fresh", action="store_true", help="forget what is there of these cells, and run them anew")
+    add("--report", action="store_true", help="write table and pictures from NAME.json, and train nothing")
+    parser.set_defaults(run=main)
+
+
+def main(options: argparse.Namespace) -> None:
+    """Run the command.
+
+    Raises:
+        LaminaError: If options are wrong, a training is lost, or results cannot be written.
+    """
+    study = STUDIES[options.study]
+    if options.seeds and len(set(options.seeds)) < len(options.seeds):
+        raise ParameterError(f"--seeds must name each one once; got {' '.join(map(str, options.seeds))}.")
+    plan = Plan(
+        study=study,
+        preset=options.preset,
+        out=options.out or results.default_folder(),
+        runs=options.runs,
+        seeds=options.seeds,
+        only=options.only,
+        data_root=options.data_root,
+        device=options.device,
+        num_threads=options.threads,
+    )
+    if options.report:
+        content = results.read(plan.path)
+        write_report(study, content, plan.out)
+    else:
+        content = run(plan, fresh=options.fresh)
+    print(study.table(content["summary"]))
+    print(f"figures: {plan.path}   table: {plan.path.with_suffix('.md')}")

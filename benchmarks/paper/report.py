@@ -1,0 +1,59 @@
+"""What people read of a study: a page of Markdown, and pictures, from its results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import results
+from ..tables import markdown
+from .study import Study, with_spread
+
+
+def write_report(study: Study, content: Mapping[str, Any], out: Path) -> None:
+    """Write `NAME.md` and the study's pictures beside its results.
+
+    Args:
+        study: The study.
+        content: Its results, as in the JSON.
+        out: Folder.
+
+    Raises:
+        ResultsError: If a file cannot be written.
+        MissingExtraError: Without matplotlib, where the study has pictures.
+    """
+    drawings = {f"{study.name}-{name}": draw for name, draw in study.pictures(content["summary"]).items()}
+    if drawings:
+        results.make_folder(out / "pictures")
+    for name, draw in drawings.items():
+        draw(out / "pictures" / name)
+    with results.replacing(out / f"{study.name}.md") as file:
+        file.write(page(study, content, list(drawings)).encode())
+
+
+def page(study: Study, content: Mapping[str, Any], drawings: list[str]) -> str:
+    """The page: question, figures, the published ones beside ours, what differs, and where it comes from."""
+    summary, origin = content["summary"], content["provenance"]
+    sections = [
+        f"# {study.name.capitalize()}",
+        study.question,
+        study.table(summary),
+        *(f"![{name}](pictures/{name})" for name in drawings),
+        *_published(study, summary),
+        "## What differs from the papers",
+        "\n".join(f"- {line}" for line in study.differences),
+        f'{len(content["rows"])} cells of the preset "{content["settings"]["preset"]}", seeds '
+        f"{', '.join(map(str, content['seeds']))}, mean ± standard deviation over them; {content['seconds'] / 60:.0f} "
+        f"minutes, {content['settings']['num_threads']} threads, {origin['device']}, {origin['cpu']}; torch "
+        f"{origin['torch']}; {origin['date'][:10]}. All figures, settings and checksums: "
+        f"[{study.name}.json]({study.name}.json).",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _published(study: Study, summary: Mapping[str, float]) -> list[str]:
+    if not study.published:
+        return []
+    rows = [(key, f"{value:.4g}", with_spread(summary, key)) for key, value in study.published.items()]
+    return ["## Published, and ours", markdown(("figure", "published", "ours"), rows, "lrr")]

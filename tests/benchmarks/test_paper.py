@@ -1,0 +1,247 @@
+"""Studies of the paper: tiny trainings of each, what is kept and resumed, and what is written about them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from lamina.benchmarks import results
+from lamina.benchmarks.cli import main
+from lamina.benchmarks.paper.command import STUDIES
+from lamina.benchmarks.paper.generation import Generation
+from lamina.benchmarks.paper.running import Plan, run
+from lamina.benchmarks.paper.study import Cell, Figures, Place, Preset, Study, over_seeds
+from lamina.benchmarks.paper.training import config_of, train
+from lamina.samplers import LaminaError, ParameterError
+from lamina.trainers import Training
+
+
+class Sums(Study):
+    """A study that trains nothing: its only figure is its seed plus a number of its group."""
+
+    name = "sums"
+    title = "sums"
+    question = "How much is it?"
+    published: ClassVar[Mapping[str, float]] = {"value/one": 1.25}
+    differences = ("Nothing.",)
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.before_cell: Callable[[Cell], None] = lambda cell: None
+
+    def cells(self, preset: Preset, seeds: Sequence[int]) -> list[Cell]:
+        return [
+            Cell(group=group, seed=seed, settings={"number": number})
+            for seed in seeds
+            for group, number in (("one", 1), ("ten", 10))
+        ]
+
+    def run(self, cell: Cell, place: Place) -> Figures:
+        self.before_cell(cell)
+        self.done.append(cell.name)
+        return {"value": cell.settings["number"] + cell.seed, "lost": float("nan")}
+
+
+@pytest.fixture
+def sums() -> Sums:
+    return Sums()
+
+
+def plan(study: Study, out: Path, **options: Any) -> Plan:
+    return Plan(study=study, preset="trial", out=out, seeds=(0, 1), **options)
+
+
+def stored(out: Path, name: str = "sums") -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((out / f"{name}.json").read_text())
+    return content
+
+
+# --- rows: kept, shared out, merged ---
+
+
+def test_summary_is_flat_with_mean_and_deviation_over_seeds() -> None:
+    rows = {"a/b/seed-0": {"x": 1.0, "y": 5.0}, "a/b/seed-1": {"x": 3.0}, "c/seed-0": {"x": 7.0}}
+    assert over_seeds(rows) == {"x/a/b": 2.0, "x/a/b/sd": pytest.approx(2**0.5), "y/a/b": 5.0, "x/c": 7.0}
+
+
+def test_results_hold_rows_summary_and_where_they_come_from(sums: Sums, tmp_path: Path) -> None:
+    run(plan(sums, tmp_path), show_progress=False)
+    content = stored(tmp_path)
+    assert list(content["rows"]) == ["one/seed-0", "one/seed-1", "ten/seed-0", "ten/seed-1"]
+    assert content["rows"]["ten/seed-1"]["figures"] == {"value": 11}  # figures that are not finite are left out
+    assert content["summary"]["value/ten"] == 10.5
+    assert content["seeds"] == [0, 1]
+    assert content["settings"]["cells"] == {"one": {"number": 1}, "ten": {"number": 10}}
+    assert content["provenance"]["seeds"] == [0, 1]
+
+
+def test_rows_that_are_there_are_kept_with_the_runs_or_without(sums: Sums, tmp_path: Path) -> None:
+    first = run(plan(sums, tmp_path, runs=tmp_path / "scratch"), show_progress=False)
+    for folder in ("scratch", "nowhere"):  # rows are in the results as well
+        again = run(plan(sums, tmp_path, runs=tmp_path / folder), show_progress=False)
+        assert again["rows"] == first["rows"]
+    (tmp_path / "sums.json").unlink()  # and in the runs as well
+    assert run(plan(sums, tmp_path, runs=tmp_path / "scratch"), show_progress=False)["rows"] == first["rows"]
+    assert len(sums.done) == 4
+
+
+def test_only_some_cells_are_run_and_the_others_stay(sums: Sums, tmp_path: Path) -> None:
+    run(plan(sums, tmp_path, only="ten/*"), show_progress=False)
+    assert sums.done == ["ten/seed-0", "ten/seed-1"]
+    run(plan(sums, tmp_path, only="one/seed-0"), show_progress=False)
+    assert list(stored(tmp_path)["rows"]) == ["one/seed-0", "ten/seed-0", "ten/seed-1"]
+
+
+def test_fresh_runs_what_is_wanted_anew_and_keeps_the_rest(sums: Sums, tmp_path: Path) -> None:
+    run(plan(sums, tmp_path), show_progress=False)
+    sums.done.clear()
+    run(plan(sums, tmp_path, only="one/*"), fresh=True, show_progress=False)
+    assert sums.done == ["one/seed-0", "one/seed-1"]
+    assert len(stored(tmp_path)["rows"]) == 4
+
+
+def test_rows_of_other_code_or_threads_are_not_kept(
+    sums: Sums, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    run(plan(sums, tmp_path), show_progress=False)
+    run(plan(sums, tmp_path, num_threads=2), show_progress=False)
+    torch.set_num_threads(before)
+    assert len(sums.done) == 8
+    monkeypatch.setattr(results, "_code_digest", lambda *also: "other")
+    run(plan(sums, tmp_path), show_progress=False)
+    assert len(sums.done) == 12
+
+
+def test_a_cell_that_another_process_is_at_is_passed_over_and_merged_later(sums: Sums, tmp_path: Path) -> None:
+    """A second run starts while the first is inside its first cell; locks are of files, so one process will do."""
+    other = Sums()
+    found: dict[str, Any] = {}
+
+    def second(cell: Cell) -> None:
+        if not found:
+            found.update(run(plan(other, tmp_path), show_progress=False))
+
+    sums.before_cell = second
+    content = run(plan(sums, tmp_path), show_progress=False)
+    assert other.done == ["ten/seed-0", "one/seed-1", "ten/seed-1"]
+    assert "one/seed-0" not in found["rows"]
+    assert sums.done == ["one/seed-0"]
+    assert len(content["rows"]) == len(stored(tmp_path)["rows"]) == 4
+
+
+def test_an_error_in_a_cell_keeps_the_rows_before_it(sums: Sums, tmp_path: Path) -> None:
+    def fail(cell: Cell) -> None:
+        if cell.name == "one/seed-1":
+            raise LaminaError("lost")
+
+    sums.before_cell = fail
+    with pytest.raises(LaminaError, match="lost"):
+        run(plan(sums, tmp_path), show_progress=False)
+    assert list(stored(tmp_path)["rows"]) == ["one/seed-0", "ten/seed-0"]
+
+
+def test_a_pattern_without_cells_is_refused(sums: Sums, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="no cell of sums"):
+        plan(sums, tmp_path, only="two/*")
+
+
+def test_the_page_has_published_figures_beside_ours(sums: Sums, tmp_path: Path) -> None:
+    run(plan(sums, tmp_path), show_progress=False)
+    page = (tmp_path / "sums.md").read_text()
+    assert "| value/one |      1.25 | 1.5 ± 0.71 |" in page
+    assert "- Nothing." in page
+    assert '4 cells of the preset "trial", seeds 0, 1' in page
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="wants a machine without the device it names")
+def test_a_device_that_is_not_there_is_refused(sums: Sums, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="no device 'cuda'"):
+        plan(sums, tmp_path, device="cuda")
+
+
+# --- studies ---
+
+
+@pytest.mark.parametrize(
+    ("name", "only", "keys"),
+    [
+        ("generation", "*/[gj]*[tn]/seed-0", ["frechet/digits/joint", "cut/digits/gaussian", "coverage/digits/joint"]),
+        ("swap", "p*/ula/seed-0", ["frechet/prior/ula", "accept/posterior/ula", "survived/prior/ula"]),
+        ("ablation", "[up]*/seed-0", ["frechet_after_40/usual", "speed_up/amortised", "frechet/posterior/chains"]),
+    ],
+)
+def test_each_study_runs_as_a_trial(name: str, only: str, keys: list[str], tmp_path: Path) -> None:
+    command = ["paper", name, "--preset", "trial", "--only", only, "--out", str(tmp_path)]
+    assert main(command) == 0
+    content = stored(tmp_path, name)
+    assert set(keys) <= content["summary"].keys()
+    assert content["data"].keys() == {"digits"}
+    assert all(seconds > 0 for key, seconds in content["summary"].items() if key.startswith("cpu_seconds/"))
+    page = tmp_path / f"{name}.md"
+    text = page.read_text()
+    page.unlink()
+    assert main([*command, "--report"]) == 0
+    assert page.read_text() == text
+    assert list((tmp_path / "pictures").glob(f"{name}-*.png"))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("preset", ["cpu", "gpu", "trial"])
+def test_cells_have_names_of_their_own_and_settings_for_json(name: str, preset: Preset) -> None:
+    study = STUDIES[name]
+    cells = study.cells(preset, (0, 1))
+    assert len({cell.name for cell in cells}) == len(cells)
+    for cell in cells:
+        json.dumps(cell.settings)
+        assert config_of(replace(cell, settings=json.loads(json.dumps(cell.settings)))) == config_of(cell)
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = Generation().cells("trial", (0,))[2]
+    config = replace(config_of(cell), checkpoint_every=2)
+    whole, cut = (Place(folder=tmp_path / name, device=torch.device("cpu"), show_progress=False) for name in "ab")
+    for place in (whole, cut):
+        place.folder.mkdir()
+    expected = train(config, whole).model.state_dict()
+    step = Training.step
+
+    def interrupted(training: Training) -> dict[str, torch.Tensor]:
+        if training.done == 5:
+            raise KeyboardInterrupt
+        return step(training)
+
+    monkeypatch.setattr(Training, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, cut)
+    steps_taken = []
+
+    def counted(training: Training) -> dict[str, torch.Tensor]:
+        steps_taken.append(training.done)
+        return step(training)
+
+    monkeypatch.setattr(Training, "step", counted)
+    resumed = train(config, cut)
+    assert steps_taken == [4, 5]
+    assert resumed.costs()["steps"] == 6
+    for name, weight in resumed.model.state_dict().items():
+        torch.testing.assert_close(weight, expected[name], rtol=0, atol=0)
+
+
+def test_lost_training_is_a_figure_of_swap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(training: Training) -> dict[str, torch.Tensor]:
+        training.done += 1
+        return {"loss": torch.tensor(torch.nan)}
+
+    monkeypatch.setattr(Training, "step", lost)
+    found = run(
+        Plan(study=STUDIES["swap"], preset="trial", out=tmp_path, only="prior/ula/*"),
+        show_progress=False,
+    )
+    assert found["summary"] == {"survived/prior/ula": 0.0}
