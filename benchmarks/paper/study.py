@@ -134,6 +134,11 @@ def over_seeds(rows: Mapping[str, Figures]) -> dict[str, float]:
     for name, figures in rows.items():
         for figure, value in figures.items():
             values.setdefault(f"{figure}/{name.rpartition('/')[0]}", []).append(value)
+    return with_spreads(values)
+
+
+def with_spreads(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The mean of each list under its key, and its standard deviation under `KEY/sd`."""
     summary: dict[str, float] = {}
     for key, found in values.items():
         summary[key] = fmean(found)

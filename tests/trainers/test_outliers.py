@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lamina.samplers import HMC, ParameterError
 from lamina.trainers import TrainConfig
-from lamina.trainers.evaluation import Scorer, Typicality, choose, damaged_sets, detection
+from lamina.trainers.evaluation import Combination, Scorer, Typicality, choose, damaged_sets, detection
 from lamina.trainers.evaluation.layers import LayerSampler
 from lamina.trainers.evaluation.selection import DAMAGES
 
@@ -114,7 +114,8 @@ def test_without_an_inference_model_there_are_no_bounds(toy: Any, config: TrainC
     joint = replace(config, scheme="joint-mle")
     scorer = Scorer.fit(toy.model, joint, image(0, 0, 50), generator=seeded(), num_draws=2, num_steps=3)
     names = set(scorer(image(0, 0, 5), generator=seeded(1)))
-    assert names == {"joint/0", "joint/1", "joint-ratio/1", "chain-joint", "prior", "reconstruction"}
+    of_the_joint = {"joint/0", "joint/1", "joint-ratio/1", "chain-joint", "prior", "energy"}
+    assert names == of_the_joint | {"reconstruction", "unexplained"}
 
 
 # ------------------------------------------------------------------------------------------------ figures
@@ -134,6 +135,21 @@ def test_detection_by_hand() -> None:
 def test_detection_takes_equal_numbers_and_infinite_scores() -> None:
     found = detection(np.array([0.0, 1.0]), np.array([np.inf, np.inf, -5.0, -5.0]))
     assert found == (1.0, 1.0, 0.0)
+
+
+def test_detection_of_all_rows_has_their_own_share() -> None:
+    inliers, outliers = np.zeros(30), np.zeros(10)
+    assert detection(inliers, outliers, balanced=False).auprc == pytest.approx(0.25)
+    assert detection(inliers, outliers).auprc == pytest.approx(0.5)
+
+
+def test_what_is_unexplained_is_a_share_of_the_image(toy: Any, config: TrainConfig) -> None:
+    """Of an image of one grey too: there all of it, and more."""
+    scorer = Scorer.fit(toy.model, config, image(0, 0, 50), generator=seeded(), num_draws=1, num_steps=3)
+    x = torch.cat([image(3.0, -3.0, 4), image(-1.0, -1.0, 4)])
+    found = scorer(x, generator=seeded(1))["unexplained"]
+    assert found.isfinite().all()
+    assert found[:4].max() < found[4:].min()
 
 
 @pytest.mark.parametrize("scores", [[], [np.nan]])
@@ -158,6 +174,25 @@ def test_the_rule_takes_the_best_worst_case() -> None:
     assert choice.score == "sound"
     assert 0.85 < choice.worst < 0.97
     assert choice.table["reversed"]["complex"].auroc < 0.01
+
+
+def test_a_combination_finds_what_either_of_its_scores_finds() -> None:
+    """Half of the outliers stand out in one score, half in the other, whose units differ by a million."""
+    rng = np.random.default_rng(2)
+    clean = {"a": 1e6 * rng.normal(size=3000) + 5, "b": rng.normal(size=3000)}
+    away = {"a": np.r_[np.full(150, 6e6), np.zeros(150)], "b": np.r_[np.zeros(150), np.full(150, 6.0)]}
+    combination = Combination.fit({name: values[:2000] for name, values in clean.items()}, names=("a", "b"))
+    inliers = {name: values[2000:] for name, values in clean.items()}
+    found = {name: detection(inliers[name], away[name]).auroc for name in ("a", "b")}
+    assert max(found.values()) < 0.8
+    assert detection(combination(inliers), combination(away)).auroc > 0.99
+
+
+def test_a_combination_by_hand() -> None:
+    """Shares as high or higher, each value counted into the sample; a score without spread tells nobody apart."""
+    fitted = {"energy": np.zeros(3), "unexplained": np.array([2.0, 0.0, 1.0])}
+    found = Combination.fit(fitted)({"energy": np.zeros(4), "unexplained": np.array([-1.0, 0.5, 1.0, 5.0])})
+    np.testing.assert_allclose(np.exp(-found), [1, 3 / 4, 3 / 4, 1 / 4])
 
 
 def test_typicality_sees_both_sides_and_broken_relations() -> None:

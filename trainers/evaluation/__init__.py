@@ -20,13 +20,14 @@ from .manifolds import Overlap, overlap
 from .networks import Features, NetworkFeatures
 from .outliers import Detection, Scorer, detection, detections
 from .parts import PARTS, finite, summary_table
-from .selection import Choice, Typicality, choose, damaged_sets
+from .selection import Choice, Combination, Typicality, choose, damaged_sets
 from .subject import Budget, Subject
 
 __all__ = [
     "PARTS",
     "Budget",
     "Choice",
+    "Combination",
     "Detection",
     "Evaluation",
     "Features",

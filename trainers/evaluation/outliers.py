@@ -15,6 +15,8 @@ which layer on the data are heard. With
 | `chain-joint` | minus the un-normalised log p(x, z) where posterior chains from q's draw end | Pang et al. |
 | `prior` | minus the un-normalised log-density of that z under the EBM prior alone | |
 | `reconstruction` | squared error per pixel at that z | |
+| `energy` | -sum_i f_i(z_i) at q's draw: how much less likely the EBM prior finds it than the base prior does | |
+| `unexplained` | log of the share of the image's variance that is missed at q's draw | |
 
 log Z would add one constant to all rows, and so changes no order. The energies take no part in `bound` and `ratio`,
 which are those of the hierarchical Gaussian model.
@@ -50,13 +52,16 @@ from .layers import (
 )
 from .measures import Array
 
+_FLOOR = 0.002**2
+"""A thousandth of the width of the grey scale, squared: images of one grey exist."""
+
 
 class Detection(NamedTuple):
     """How well a score tells outliers (the positives) from inliers.
 
     Attributes:
         auroc: Area under the ROC curve: the chance that an outlier scores higher than an inlier.
-        auprc: Average precision, outliers positive; with equal numbers of both, 0.5 is chance.
+        auprc: Average precision, outliers positive; chance is their share.
         fpr80: False positive rate at the first threshold with a true positive rate of 0.8 or more.
     """
 
@@ -65,8 +70,13 @@ class Detection(NamedTuple):
     fpr80: float
 
 
-def detection(inliers: Array, outliers: Array) -> Detection:
-    """Figures of one score, (N,) and (M,), from equal numbers of both: the first of the longer side.
+def detection(inliers: Array, outliers: Array, *, balanced: bool = True) -> Detection:
+    """Figures of one score, (N,) and (M,).
+
+    Args:
+        inliers: Scores, (N,).
+        outliers: Scores, (M,).
+        balanced: Take equal numbers of both, the first of the longer side: precision depends on their share.
 
     Raises:
         ParameterError: If there are no rows, or a score is NaN.
@@ -77,13 +87,15 @@ def detection(inliers: Array, outliers: Array) -> Detection:
     except ImportError as error:
         raise MissingExtraError("scikit-learn", "train", "detection of outliers") from error
     num = min(len(inliers), len(outliers))
-    scores = np.concatenate([inliers[:num], outliers[:num]])
+    if balanced:
+        inliers, outliers = inliers[:num], outliers[:num]
+    scores = np.concatenate([inliers, outliers])
     if not num or np.isnan(scores).any():
         raise ParameterError(
             f"scores must be numbers, one or more a side; got {num} with {np.isnan(scores).sum()} NaN."
         )
     scores = np.nan_to_num(scores, posinf=np.finfo(float).max, neginf=np.finfo(float).min)  # order is all that counts
-    labels = np.repeat([0, 1], num)
+    labels = np.repeat([0, 1], [len(inliers), len(outliers)])
     false_positives, true_positives, _ = roc_curve(labels, scores)
     return Detection(
         auroc=float(roc_auc_score(labels, scores)),
@@ -172,6 +184,8 @@ class Scorer:
                 scores[f"bound/{k}"] = kl - model.likelihood.log_prob(x, heard)
         else:
             z = self.posterior.draw(base.sample(len(x), generator=generator), x, generator=generator)
+        scores["energy"] = model.prior.energies(z)
+        scores["unexplained"] = _unexplained(x, model.likelihood.mean(z))
         scores["joint/0"] = -joint_log_density(model, x, z)
         for k, sampler in enumerate(self.lower, start=1):
             scores[f"joint/{k}"] = -joint_log_density(model, x, sampler.draw(z, generator=generator))
@@ -180,6 +194,13 @@ class Scorer:
         scores["prior"] = model.prior.energy_z(refined)
         scores["reconstruction"] = (model.likelihood.mean(refined) - x).square().flatten(1).mean(1)
         return scores
+
+
+def _unexplained(x: Tensor, mean: Tensor) -> Tensor:
+    """Log of the share of an image's variance that its reconstruction leaves, (C,): little ink is little to explain."""
+    pixels = x.flatten(1)
+    error, variance = (mean - x).square().flatten(1).mean(1), pixels.var(1, correction=0)
+    return (error + _FLOOR).log() - (variance + _FLOOR).log()
 
 
 def detections(inliers: Mapping[str, Array], outliers: Mapping[str, Array]) -> dict[str, Detection]:

@@ -37,7 +37,7 @@ from .likelihood import (
 )
 from .measures import Array
 from .outliers import Scorer, detections
-from .selection import Typicality, choose, damaged_sets
+from .selection import Combination, Typicality, choose, damaged_sets
 from .subject import Subject
 from .turns import is_classified
 
@@ -215,8 +215,11 @@ def outliers_part(subject: Subject) -> Part:
         **foreign,
     }
     scores = _scores(subject, scorer, sets)
-    typicality = Typicality.fit(scores["fits"])
-    scores = {name: {**values, "typicality": typicality(values)} for name, values in scores.items()}
+    typicality, combination = Typicality.fit(scores["fits"]), Combination.fit(scores["fits"])
+    scores = {
+        name: {**values, "typicality": typicality(values), "combined": combination(values)}
+        for name, values in scores.items()
+    }
     choice = choose(scores["chooses"], {kind: scores[f"damaged-{kind}"] for kind in damaged})
     found = {name: detections(scores["held-out"], scores[name]) for name in foreign}
     summary = {"chosen_worst_auroc": choice.worst}

@@ -1,4 +1,4 @@
-"""A rule that picks an outlier score, and its k, without outlier data; and a score that needs no pick.
+"""A rule that picks an outlier score, and its k, without outlier data; and scores of several, which need no pick.
 
 Held-out images of the training distribution are damaged in ways that need no other data set, each of which moves them
 away from the distribution by another road: towards less detail, towards more, away from its global structure with the
@@ -11,7 +11,7 @@ picks is applied to all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,6 +67,46 @@ class Typicality:
         away = np.stack([scores[name] for name in self.names], axis=1) - self.centre
         distance: Array = np.einsum("ni,ij,nj->n", away, self.precision, away)
         return distance
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Two scores that fail on different images, by how rare each is among images of the training distribution.
+
+    What decodes badly is told by `unexplained`; what decodes well, from where no training image went, by `energy`. In
+    the joint density the first, a sum over pixels, drowns the second; shares of images weigh the same.
+
+    Attributes:
+        ordered: Scores of held-out images, by name, (N,) each, ascending.
+
+    Source: Fisher's combination of p-values (Statistical Methods for Research Workers, 1925). Differs: the scores need
+    not be independent, as only the order of what comes out counts.
+    """
+
+    ordered: Mapping[str, Array]
+
+    @staticmethod
+    def fit(scores: Mapping[str, Array], names: Sequence[str] = ("energy", "unexplained")) -> Combination:
+        """From scores of images that nothing else is measured on.
+
+        Args:
+            scores: By name, (N,) each.
+            names: Which of them to combine.
+        """
+        return Combination({name: np.sort(scores[name]) for name in names})
+
+    def __call__(self, scores: Mapping[str, Array]) -> Array:
+        """The score of every row, (N,): minus the sum of the logs of the shares that score as high, or higher."""
+        shares = [_share_above(ordered, scores[name]) for name, ordered in self.ordered.items()]
+        rarity: Array = -np.log(shares).sum(axis=0)
+        return rarity
+
+
+def _share_above(ordered: Array, values: Array) -> Array:
+    """The share of an ordered sample that is as high as each value or higher, were the value one of the sample."""
+    num_above = len(ordered) - np.searchsorted(ordered, values)
+    share: Array = (num_above + 1) / (len(ordered) + 1)
+    return share
 
 
 class Choice(NamedTuple):
