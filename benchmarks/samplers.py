@@ -111,7 +111,7 @@ class Settings:
         check_positive(f"the number of {self.budget}", self.amount)
         check_count("the number of warm-up steps", self.num_warmup, 1)
         check_count("the seed", self.seed, 0)
-        _check_device(self.device)
+        check_device(self.device)
         resolve(self.engine)  # raises where there is none of that name
 
     @property
@@ -675,7 +675,7 @@ def _now(device: str) -> float:
     return time.perf_counter()
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as problem:

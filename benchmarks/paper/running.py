@@ -26,7 +26,7 @@ from lamina.samplers import ParameterError, progress
 from lamina.samplers.checks import check_count
 
 from .. import results
-from ..samplers import _check_device as check_device
+from ..samplers import check_device
 from .report import write_report
 from .study import Cell, Place, Preset, Study
 
