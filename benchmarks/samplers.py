@@ -676,6 +676,7 @@ def _now(device: str) -> float:
 
 
 def check_device(name: str) -> None:
+    """Raise a `ParameterError` unless there is such a device."""
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as problem:
