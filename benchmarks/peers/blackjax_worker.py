@@ -30,7 +30,7 @@ def _metropolis(case: Case) -> Sampler:
     import jax.numpy as jnp
 
     problem, log_density = PROBLEMS[case.problem], make_log_density(case.problem)
-    h, tau, ones = problem.leapfrog_step, problem.langevin_step, jnp.ones(problem.dim)
+    h, tau, ones = problem.leapfrog_step, problem.langevin(case.algorithm), jnp.ones(problem.dim)
     renewal = 1 - PERSISTENCE**2
     made = {
         "hmc": lambda: blackjax.hmc(log_density, h, ones, NUM_LEAPFROG_STEPS),
@@ -64,7 +64,7 @@ def _langevin(case: Case) -> Sampler:
     is_posterior = case.problem == "decoder"
     gradient = jax.grad(log_density) if is_posterior else jax.grad(lambda x, _: log_density(x))
     kernel = blackjax.sgld(gradient)
-    tau = PROBLEMS[case.problem].langevin_step
+    tau = PROBLEMS[case.problem].langevin(case.algorithm)
     data = jnp.asarray(observations(case.num_chains)) if is_posterior else None
     step = jax.vmap(lambda key, x, y: kernel.step(key, x, y, tau), in_axes=(0, 0, 0 if is_posterior else None))
 

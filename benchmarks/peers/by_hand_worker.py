@@ -57,7 +57,7 @@ class _ByHand:
     def __init__(self, case: Case) -> None:
         self.num_steps, self.engine = case.num_steps, "a program written by hand"
         problem = PROBLEMS[case.problem]
-        self._step_size = problem.leapfrog_step if case.algorithm == "hmc" else problem.langevin_step
+        self._step_size = problem.leapfrog_step if case.algorithm == "hmc" else problem.langevin(case.algorithm)
         self._num_chains, self._steps = case.num_chains, 0
         spare = -case.num_chains % _MOST_LANES
         columns = np.ascontiguousarray(starts(case.problem, case.num_chains).T)

@@ -29,7 +29,7 @@ def make(case: Case) -> Sampler:
 
     torch.manual_seed(5)
     problem = PROBLEMS[case.problem]
-    h, tau = problem.leapfrog_step, problem.langevin_step
+    h, tau = problem.leapfrog_step, problem.langevin(case.algorithm)
     made = {
         "hmc": lambda: HMC(step_size=h, leapfrog_steps=NUM_LEAPFROG_STEPS),
         "mala": lambda: MALA(step_size=tau),

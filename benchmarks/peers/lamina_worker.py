@@ -83,7 +83,7 @@ def make_sampler(
 
 def make_kernel(algorithm: str, problem: Problem) -> samplers.Kernel[Any]:
     """The kernel of an algorithm with the step size of a problem."""
-    h, tau = problem.leapfrog_step, problem.langevin_step
+    h, tau = problem.leapfrog_step, problem.langevin(algorithm)
     made: Mapping[str, Callable[[], samplers.Kernel[Any]]] = {
         "hmc": lambda: samplers.HMC(step_size=h, num_leapfrog_steps=NUM_LEAPFROG_STEPS),
         "mala": lambda: samplers.MALA(step_size=tau),

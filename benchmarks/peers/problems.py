@@ -39,6 +39,8 @@ class Problem:
         draw: Starts (C, D) in float64 from a generator and C: exact draws of the target where it has them.
         standardise: Maps points (..., D) to coordinates of mean 0 and second moment 1 under the target; None where the
             law has no closed form.
+        unadjusted_step: ULA's own h where chains that nothing holds back leave for infinity at MALA's: below twice the
+            inverse of the largest curvature that starts meet.
     """
 
     dim: int
@@ -46,6 +48,11 @@ class Problem:
     langevin_step: float
     draw: Callable[[np.random.Generator, int], Array]
     standardise: Callable[[Array], Array] | None = None
+    unadjusted_step: float | None = None
+
+    def langevin(self, algorithm: str) -> float:
+        """The step size h of an algorithm by Langevin dynamics."""
+        return self.unadjusted_step if algorithm == "ula" and self.unadjusted_step else self.langevin_step
 
 
 @dataclass(frozen=True)
@@ -157,10 +164,20 @@ def _draw_normal(rng: np.random.Generator, num_chains: int) -> Array:
 PROBLEMS: Mapping[str, Problem] = {
     "gauss2": Problem(dim=2, leapfrog_step=0.3, langevin_step=0.15, draw=_draw_gauss2, standardise=_standardise_gauss2),
     "banana": Problem(
-        dim=2, leapfrog_step=0.08, langevin_step=0.02, draw=_draw_banana, standardise=_standardise_banana
+        dim=2,
+        leapfrog_step=0.08,
+        langevin_step=0.02,
+        draw=_draw_banana,
+        standardise=_standardise_banana,
+        unadjusted_step=1e-4,
     ),
     "funnel10": Problem(
-        dim=10, leapfrog_step=0.1, langevin_step=0.01, draw=_draw_funnel, standardise=_standardise_funnel
+        dim=10,
+        leapfrog_step=0.1,
+        langevin_step=0.01,
+        draw=_draw_funnel,
+        standardise=_standardise_funnel,
+        unadjusted_step=1e-6,
     ),
     "ring8": Problem(dim=2, leapfrog_step=0.25, langevin_step=0.05, draw=_draw_ring, standardise=_standardise_ring),
     "gauss100": Problem(

@@ -31,7 +31,7 @@ def make(case: Case) -> Sampler:
         def log_density(z: jax.Array) -> jax.Array:
             return posterior(z, data)
 
-    h, tau = jnp.float32(problem.leapfrog_step), jnp.float32(problem.langevin_step)
+    h, tau = jnp.float32(problem.leapfrog_step), jnp.float32(problem.langevin(case.algorithm))
     mcmc = tfp.mcmc
     made = {
         "hmc": lambda: mcmc.HamiltonianMonteCarlo(log_density, step_size=h, num_leapfrog_steps=NUM_LEAPFROG_STEPS),

@@ -36,7 +36,7 @@ def make(case: Case) -> Sampler:
     if case.algorithm == "hmc":
         sampler = HamiltonianMonteCarlo(Model(), step_size=problem.leapfrog_step, n_leapfrog_steps=NUM_LEAPFROG_STEPS)
     elif case.algorithm == "ula":
-        sampler = LangevinDynamics(Model(), step_size=problem.langevin_step)
+        sampler = LangevinDynamics(Model(), step_size=problem.langevin(case.algorithm))
     else:
         raise UnsupportedError(f"torchebm has no {case.algorithm}")
     return _TorchEBM(sampler, case)
