@@ -21,6 +21,7 @@ import torch
 
 from lamina.samplers import LaminaError
 
+_SOURCES = (".py", ".hpp", ".cpp")
 _CHECKOUT = Path(__file__).resolve().parents[1]
 SAME = ("code", "torch", "device", "cpu")
 """What of `provenance` two rows must share to stand in one file."""
@@ -204,7 +205,7 @@ def _code_digest(*also: str) -> str:
     digest = hashlib.sha256()
     for name in ("samplers", "benchmarks", *also):
         root = Path(str(import_module(f"lamina.{name}").__file__)).parent
-        for source in sorted(root.rglob("*.py")):
+        for source in sorted(path for path in root.rglob("*") if path.suffix in _SOURCES):
             digest.update(str(source.relative_to(root)).encode() + b"\0" + source.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
