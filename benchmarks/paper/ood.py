@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 
-from lamina.trainers.evaluation import choose, damaged_sets, detections
+from lamina.trainers.evaluation import choose, damaged_sets, detections, share_without_number
 
 from .detecting import SCALES, scores_of
 from .pictures import bars
@@ -84,6 +84,7 @@ class Ood(Study):
         for name in foreign:
             found = detections(scores["theirs"], scores[name])
             other = _SHORT.get(name, name)
+            figures[f"without_number/{other}"] = share_without_number(scores[name])
             figures |= {f"{measure}/{other}": value for measure, value in found[choice.score]._asdict().items()}
             figures |= {f"auroc_by/{other}/{score}": one.auroc for score, one in found.items()}
         return figures
@@ -98,7 +99,7 @@ class Ood(Study):
             group = name.rpartition("/")[0]
             for figure, value in figures.items():
                 measure, _, rest = figure.partition("/")
-                joint = "-" if measure in ("auroc", "auprc", "fpr80", "auroc_by") else "/"
+                joint = "-" if measure in ("auroc", "auprc", "fpr80", "auroc_by", "without_number") else "/"
                 values.setdefault(f"{measure}/{group}{joint}{rest}" if rest else f"{measure}/{group}", []).append(value)
         counts = {key: float(len(found)) for key, found in values.items() if key.startswith("picked/")}
         return counts | with_spreads({key: found for key, found in values.items() if key not in counts})
@@ -113,8 +114,10 @@ class Ood(Study):
                 pair, _, score = key.removeprefix("auroc_by/").partition("/")
                 by_score[f"{pair}/{score}"] = value
         pairs = list(dict.fromkeys(key.partition("/")[0] for key in by_score))
+        first = table_of(summary, ("auroc", "auprc", "fpr80", "without_number"))
         return (
-            f"Picked without outliers: {said}.\n\n{table_of(summary, ('auroc', 'auprc', 'fpr80'))}\n\n"
+            f"Picked without outliers: {said}. `without_number` is the share of images that some score has no number "
+            f"for, and which count as outlying as can be.\n\n{first}\n\n"
             f"AUROC of every score:\n\n{table_of(by_score, pairs)}"
         )
 

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from lamina.samplers import HMC, ParameterError
 from lamina.trainers import TrainConfig
-from lamina.trainers.evaluation import Combination, Scorer, Typicality, choose, damaged_sets, detection
+from lamina.trainers.evaluation import (
+    Combination,
+    Scorer,
+    Typicality,
+    choose,
+    damaged_sets,
+    detection,
+    share_without_number,
+)
 from lamina.trainers.evaluation.layers import LayerSampler
 from lamina.trainers.evaluation.selection import DAMAGES
 
@@ -108,6 +116,21 @@ def test_every_set_meets_the_same_chains(toy: Any, config: TrainConfig, monkeypa
     for name, scores in alone.items():
         torch.testing.assert_close(scores[:4], together[name][:4])
     assert all(scores[:4].isfinite().all() for scores in alone.values())
+
+
+def test_an_image_without_a_number_is_as_outlying_as_can_be(toy: Any, config: TrainConfig) -> None:
+    """So far away that squares leave the range of floats; every rule bears it, and it is counted."""
+    scorer = Scorer.fit(toy.model, config, image(0, 0, 50), generator=seeded(), num_draws=1, num_steps=3)
+    near, far = image(0.4, -0.9, 60), image(1e200, -1e200, 3)
+    fitted, found = ({k: v.numpy() for k, v in scorer(x, generator=seeded(1)).items()} for x in (near, far))
+    assert all((found[name] == np.inf).all() for name in ("joint/0", "bound/0", "chain-joint"))
+    assert (share_without_number(fitted), share_without_number(found)) == (0, 1)
+    assert not any(np.isnan(values).any() for values in found.values())
+    mixed = {name: np.r_[values, found[name]] for name, values in fitted.items()}
+    assert (Typicality.fit(mixed)(found) == np.inf).all()
+    assert (
+        Combination.fit(fitted, ("joint/0",))(found).min() > Combination.fit(fitted, ("joint/0",))(fitted).max() - 1e-9
+    )
 
 
 def test_without_an_inference_model_there_are_no_bounds(toy: Any, config: TrainConfig) -> None:

@@ -18,7 +18,7 @@ from .lenet import lenet_features, lenet_path
 from .likelihood import annealed_evidence, importance_weights, log_normalizer_bounds, reverse_log_normalizer
 from .manifolds import Overlap, overlap
 from .networks import Features, NetworkFeatures
-from .outliers import Detection, Scorer, detection, detections
+from .outliers import Detection, Scorer, detection, detections, share_without_number
 from .parts import PARTS, finite, summary_table
 from .selection import Choice, Combination, Typicality, choose, damaged_sets
 from .subject import Budget, Subject
@@ -50,6 +50,7 @@ __all__ = [
     "log_normalizer_bounds",
     "overlap",
     "reverse_log_normalizer",
+    "share_without_number",
     "summary_table",
     "table",
 ]

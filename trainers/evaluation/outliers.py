@@ -18,6 +18,9 @@ which layer on the data are heard. With
 | `energy` | -sum_i f_i(z_i) at q's draw: how much less likely the EBM prior finds it than the base prior does | |
 | `unexplained` | log of the share of the image's variance that is missed at q's draw | |
 
+Where a score is no number, as far from the data where the scale of q leaves the range of floats, it is +inf: an image
+for which the model has no number is as outlying as can be.
+
 log Z would add one constant to all rows, and so changes no order. The energies take no part in `bound` and `ratio`,
 which are those of the hierarchical Gaussian model.
 
@@ -169,7 +172,7 @@ class Scorer:
             kind, _, k = name.partition("/")
             if kind in ratios and k != "0":
                 means[f"{ratios[kind]}/{k}"] = means[name] - means[f"{kind}/0"]
-        return means
+        return {name: torch.where(values.isnan(), torch.inf, values) for name, values in means.items()}
 
     def _once(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The scores at one draw of every layer."""
@@ -194,6 +197,11 @@ class Scorer:
         scores["prior"] = model.prior.energy_z(refined)
         scores["reconstruction"] = (model.likelihood.mean(refined) - x).square().flatten(1).mean(1)
         return scores
+
+
+def share_without_number(scores: Mapping[str, Array]) -> float:
+    """Of images, those for which some score is infinite, or was no number."""
+    return float(np.mean(~np.isfinite(list(scores.values())).all(axis=0)))
 
 
 def _unexplained(x: Tensor, mean: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from .likelihood import (
     reverse_log_normalizer,
 )
 from .measures import Array
-from .outliers import Scorer, detections
+from .outliers import Scorer, detections, share_without_number
 from .selection import Combination, Typicality, choose, damaged_sets
 from .subject import Subject
 from .turns import is_classified
@@ -236,6 +236,7 @@ def outliers_part(subject: Subject) -> Part:
         },
         "num_per_side": {name: min(len(theirs), len(rows)) for name, rows in foreign.items()},
         "num_choosing": len(ours),
+        "share_without_number": {name: share_without_number(values) for name, values in scores.items()},
         "summary": summary,
     }
     shown = {name: values[choice.score] for name, values in scores.items() if name in ("held-out", *foreign)}

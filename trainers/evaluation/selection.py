@@ -58,14 +58,17 @@ class Typicality:
             raise MissingExtraError("scikit-learn", "train", "the typicality of scores") from error
         names = tuple(name for name in scores if "ratio" not in name)
         table = np.stack([scores[name] for name in names], axis=1)
+        table = table[np.isfinite(table).all(axis=1)]
         scale = np.maximum(table.std(0), 1e-9)  # the shrinkage is towards equal variances
         fitted = LedoitWolf().fit(table / scale)
         return Typicality(names, table.mean(0), fitted.precision_ / np.outer(scale, scale))
 
     def __call__(self, scores: Mapping[str, Array]) -> Array:
-        """The score of every row, (N,); higher is more outlying."""
+        """The score of every row, (N,); higher is more outlying, and infinite where one of its scores is."""
         away = np.stack([scores[name] for name in self.names], axis=1) - self.centre
-        distance: Array = np.einsum("ni,ij,nj->n", away, self.precision, away)
+        is_finite = np.isfinite(away).all(axis=1)
+        distance: Array = np.full(len(away), np.inf)
+        distance[is_finite] = np.einsum("ni,ij,nj->n", away[is_finite], self.precision, away[is_finite])
         return distance
 
 
