@@ -89,7 +89,7 @@ class Ablation(Study):
 
     def run(self, cell: Cell, place: Place) -> Figures:
         """See `Study.run`."""
-        trained = train(config_of(cell), place)
+        trained = train(config_of(cell.settings["training"], cell.seed), place)
         yardstick = Yardstick(trained, cell.settings["num_samples"])
         costs = trained.costs()
         return {

@@ -1,22 +1,29 @@
-"""What studies of outliers share: trainings whose energies learn as log-ratios, and scores of images by the model."""
+"""What studies of outliers share: models of two shapes whose energies learn as log-ratios, and scores by both."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lamina.samplers import progress
-from lamina.trainers import ModelConfig, TrainConfig, preset
+from lamina.trainers import ImageData, ModelConfig, preset
 from lamina.trainers.evaluation import Combination, Scorer, Typicality
 from lamina.trainers.evaluation.measures import Array
 
-from .study import Preset
-from .training import Trained
+from .study import Cell, Place, Preset
+from .training import Trained, config_of, settings_of, train
+
+_Scores: TypeAlias = Mapping[str, Mapping[str, Array]]
+"""By set and score."""
 
 _BATCH = 500
+_FITS = "fits"
+_NUM_FITS = 2000
 _SEED = 4_000_037
 
 
@@ -25,63 +32,123 @@ class Scale:
     """How large a preset is.
 
     Attributes:
-        networks: Of the model.
-        backbone_steps: Of the Gaussian-prior model.
+        members: Networks of each member of the ensemble.
+        backbone_steps: Of a Gaussian-prior model.
         energy_steps: Of the energies on it.
         num_rows: Images of each set, at most.
     """
 
-    networks: ModelConfig
+    members: Sequence[ModelConfig]
     backbone_steps: int
     energy_steps: int
     num_rows: int
 
-    def configuration(self, data: str) -> TrainConfig:
-        """The training on a data set, in two stages."""
-        return replace(
+    def trainings(self, data: str) -> list[dict[str, Any]]:
+        """Settings of the members' trainings on a data set, in two stages."""
+        usual = replace(
             preset("mnist"),
             data=data,
-            model=self.networks,
             num_steps=self.backbone_steps + self.energy_steps,
             first_stage=self.backbone_steps / (self.backbone_steps + self.energy_steps),
             energy_loss="noise-contrastive",
         )
+        return [settings_of(replace(usual, model=networks)) for networks in self.members]
 
 
-_NETWORKS = ModelConfig(latents=(10, 6), hidden=(500, 500), energy_hidden=(400, 400, 400), sigma=0.3)
+_DEEP = ModelConfig(latents=(10, 6), hidden=(500, 500), energy_hidden=(400, 400, 400), sigma=0.3)
+_MEMBERS = (_DEEP, replace(_DEEP, latents=(16,)))
+"""Two layers, whose base prior leaves little to the energies; and one, whose energy has to tell all."""
+
+_TINY = ModelConfig(latents=(4, 2), hidden=(32,), energy_hidden=(16,), sigma=0.3)
 
 SCALES: Mapping[Preset, Scale] = {
-    "cpu": Scale(networks=_NETWORKS, backbone_steps=3000, energy_steps=2500, num_rows=20_000),
-    "gpu": Scale(networks=_NETWORKS, backbone_steps=60_000, energy_steps=60_000, num_rows=20_000),
-    "trial": Scale(
-        networks=ModelConfig(latents=(4, 2), hidden=(32,), energy_hidden=(16,), sigma=0.3),
-        backbone_steps=4,
-        energy_steps=4,
-        num_rows=60,
-    ),
+    "cpu": Scale(members=_MEMBERS, backbone_steps=5000, energy_steps=3000, num_rows=20_000),
+    "gpu": Scale(members=_MEMBERS, backbone_steps=60_000, energy_steps=60_000, num_rows=20_000),
+    "trial": Scale(members=(_TINY, replace(_TINY, latents=(5,))), backbone_steps=4, energy_steps=4, num_rows=60),
 }
 
 
-def scores_of(trained: Trained, sets: Mapping[str, Tensor]) -> dict[str, dict[str, Array]]:
-    """Scores of images by set and name, see `lamina.trainers.evaluation.outliers`; higher is more outlying.
+@dataclass(frozen=True)
+class Ensemble:
+    """Models of a cell, and scores of images by all of them.
 
-    Chains take five steps. What has to be fitted is fitted on training images: `typicality` and `combined`.
-
-    Args:
-        trained: The model.
-        sets: Images by name, (N, *image).
+    Attributes:
+        members: Trained on the same data, one or more.
     """
+
+    members: Sequence[Trained]
+
+    @staticmethod
+    def trained(cell: Cell, place: Place) -> Ensemble:
+        """Train the members one after the other, each in a folder of its own.
+
+        Args:
+            cell: Its settings hold "trainings", see `Scale.trainings`.
+            place: Of the cell.
+        """
+        members = []
+        for number, settings in enumerate(cell.settings["trainings"]):
+            folder = place.folder / f"member-{number}"
+            folder.mkdir(exist_ok=True)
+            members.append(train(config_of(settings, cell.seed), replace(place, folder=folder)))
+        return Ensemble(members)
+
+    @property
+    def data(self) -> ImageData:
+        """What all were trained on."""
+        return self.members[0].data
+
+    def costs(self) -> dict[str, float]:
+        """Those of all members together, see `Trained.costs`."""
+        costs = [member.costs() for member in self.members]
+        return {name: sum(cost[name] for cost in costs) for name in costs[0]}
+
+    def scores(self, sets: Mapping[str, Tensor]) -> dict[str, dict[str, Array]]:
+        """Scores of images by set and name, see `lamina.trainers.evaluation.outliers`; higher is more outlying.
+
+        Means over the members that have a score, each in its own standard deviations over training images. What has to
+        be fitted is fitted on these as well: `typicality` and `combined`.
+
+        Args:
+            sets: Images by name, (N, *image).
+        """
+        sets = {_FITS: self.data.train[:_NUM_FITS], **sets}
+        scores = _averaged([_scores_by(member, sets) for member in self.members])
+        fitted = scores.pop(_FITS)
+        typicality, combination = Typicality.fit(fitted), Combination.fit(fitted)
+        return {
+            name: {**values, "typicality": typicality(values), "combined": combination(values)}
+            for name, values in scores.items()
+        }
+
+
+def _averaged(members: Sequence[_Scores]) -> dict[str, dict[str, Array]]:
+    """Means over members of standardised scores; one without a number for an image makes the mean infinite."""
+    standardised: dict[str, dict[str, list[Array]]] = {name: {} for name in members[0]}
+    for member in members:
+        for score, fits in member[_FITS].items():
+            fits = fits[np.isfinite(fits)]
+            for name, values in member.items():
+                of_set = standardised[name].setdefault(score, [])
+                of_set.append((values[score] - fits.mean()) / max(fits.std(), 1e-9))
+    return {
+        name: {score: np.mean(values, axis=0) for score, values in by_score.items()}
+        for name, by_score in standardised.items()
+    }
+
+
+def _scores_by(trained: Trained, sets: Mapping[str, Tensor]) -> dict[str, dict[str, Array]]:
+    """Scores by one model, whose chains take five steps."""
     device = trained.place.device
-    fits = trained.data.train[:2000]
     scorer = Scorer.fit(
         trained.model,
         trained.config,
-        fits[:_BATCH].to(device),
+        sets[_FITS][:_BATCH].to(device),
         generator=_generator(trained, 0),
         num_draws=2,
         num_steps=5,
     )
-    batches = {name: torch.split(rows, _BATCH) for name, rows in {"": fits, **sets}.items()}
+    batches = {name: torch.split(rows, _BATCH) for name, rows in sets.items()}
     total = sum(map(len, batches.values()))
     scores: dict[str, dict[str, Array]] = {}
     with progress(total, "outlier scores", enabled=trained.place.show_progress) as bar:
@@ -92,12 +159,7 @@ def scores_of(trained: Trained, sets: Mapping[str, Tensor]) -> dict[str, dict[st
                 found.append(scorer(part.to(device), generator=generator))
                 bar.advance()
             scores[name] = {score: torch.cat([one[score] for one in found]).cpu().numpy() for score in found[0]}
-    fitted = scores.pop("")
-    typicality, combination = Typicality.fit(fitted), Combination.fit(fitted)
-    return {
-        name: {**values, "typicality": typicality(values), "combined": combination(values)}
-        for name, values in scores.items()
-    }
+    return scores
 
 
 def _generator(trained: Trained, number: int) -> torch.Generator:

@@ -145,7 +145,7 @@ class Generation(Study):
 
     def run(self, cell: Cell, place: Place) -> Figures:
         """See `Study.run`."""
-        trained = train(config_of(cell), place)
+        trained = train(config_of(cell.settings["training"], cell.seed), place)
         yardstick = Yardstick(trained, cell.settings["num_samples"])
         figures = yardstick.figures(prior_draws(trained, yardstick.num))
         return {**figures, "frechet_of_base": yardstick.frechet(base_draws(trained, yardstick.num)), **trained.costs()}

@@ -101,7 +101,7 @@ class Swap(Study):
     def run(self, cell: Cell, place: Place) -> Figures:
         """See `Study.run`."""
         try:
-            trained = train(config_of(cell), place)
+            trained = train(config_of(cell.settings["training"], cell.seed), place)
         except TrainingError:
             return {"survived": 0.0}
         yardstick = Yardstick(trained, cell.settings["num_samples"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +18,7 @@ from lamina.trainers import ImageData, TrainConfig, Training, averaged_model, re
 from lamina.trainers.config import from_dict, to_dict
 from lamina.trainers.loop import CHECKPOINT, METRICS, load_training, read_metrics, trained_step_size
 
-from .study import Cell, Place
+from .study import Place
 
 _TIMES = "times.json"
 
@@ -79,9 +79,9 @@ def settings_of(config: TrainConfig) -> dict[str, Any]:
     return settings
 
 
-def config_of(cell: Cell) -> TrainConfig:
-    """The run of a cell whose settings hold one under "training", see `settings_of`."""
-    return from_dict({**cell.settings["training"], "seed": cell.seed})
+def config_of(settings: Mapping[str, Any], seed: int) -> TrainConfig:
+    """The run that `settings_of` had, with a seed."""
+    return from_dict({**settings, "seed": seed})
 
 
 def train(config: TrainConfig, place: Place) -> Trained:

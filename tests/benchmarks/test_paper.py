@@ -17,7 +17,7 @@ from lamina.benchmarks.paper.command import STUDIES
 from lamina.benchmarks.paper.generation import Generation
 from lamina.benchmarks.paper.running import Plan, run
 from lamina.benchmarks.paper.study import Cell, Figures, Place, Preset, Study, over_seeds
-from lamina.benchmarks.paper.training import config_of, train
+from lamina.benchmarks.paper.training import config_of, settings_of, train
 from lamina.samplers import LaminaError, ParameterError
 from lamina.trainers import Training
 
@@ -199,13 +199,15 @@ def test_cells_have_names_of_their_own_and_settings_for_json(name: str, preset: 
     cells = study.cells(preset, (0, 1))
     assert len({cell.name for cell in cells}) == len(cells)
     for cell in cells:
-        json.dumps(cell.settings)
-        assert config_of(replace(cell, settings=json.loads(json.dumps(cell.settings)))) == config_of(cell)
+        stored = json.loads(json.dumps(cell.settings))
+        assert stored == cell.settings
+        for training in stored.get("trainings") or [stored["training"]]:
+            assert settings_of(config_of(training, cell.seed)) == training
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = Generation().cells("trial", (0,))[2]
-    config = replace(config_of(cell), checkpoint_every=2)
+    config = replace(config_of(cell.settings["training"], cell.seed), checkpoint_every=2)
     whole, cut = (Place(folder=tmp_path / name, device=torch.device("cpu"), show_progress=False) for name in "ab")
     for place in (whole, cut):
         place.folder.mkdir()

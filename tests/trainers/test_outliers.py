@@ -137,7 +137,7 @@ def test_without_an_inference_model_there_are_no_bounds(toy: Any, config: TrainC
     joint = replace(config, scheme="joint-mle")
     scorer = Scorer.fit(toy.model, joint, image(0, 0, 50), generator=seeded(), num_draws=2, num_steps=3)
     names = set(scorer(image(0, 0, 5), generator=seeded(1)))
-    of_the_joint = {"joint/0", "joint/1", "joint-ratio/1", "chain-joint", "prior", "energy"}
+    of_the_joint = {"joint/0", "joint/1", "joint-ratio/1", "chain-joint", "prior", "energy", "independence"}
     assert names == of_the_joint | {"reconstruction", "unexplained"}
 
 
@@ -173,6 +173,20 @@ def test_what_is_unexplained_is_a_share_of_the_image(toy: Any, config: TrainConf
     found = scorer(x, generator=seeded(1))["unexplained"]
     assert found.isfinite().all()
     assert found[:4].max() < found[4:].min()
+
+
+def test_independence_is_the_prior_against_the_product_of_its_marginals(toy: Any, config: TrainConfig) -> None:
+    """Whose moments are those of the draws that the scorer was fitted on."""
+    x = image(0.4, -0.9, 4000)
+    scorer = Scorer.fit(toy.model, config, x, generator=seeded(), num_draws=1, num_steps=1)
+    found = scorer(x[:500], generator=seeded(1))["independence"]
+    z, _ = toy.model.inference.draw(x[:500], generator=seeded(1))
+    drawn, _ = toy.model.inference.draw(x, generator=seeded())
+    expected = toy.model.prior.energy_z(z)
+    for layer, entry in zip(z, drawn, strict=True):
+        deviation, mean = torch.std_mean(entry, 0)
+        expected -= ((layer - mean) ** 2 / (2 * deviation**2) + deviation.log() + np.log(2 * np.pi) / 2).sum(1)
+    torch.testing.assert_close(found, expected.detach())
 
 
 @pytest.mark.parametrize("scores", [[], [np.nan]])
@@ -213,8 +227,10 @@ def test_a_combination_finds_what_either_of_its_scores_finds() -> None:
 
 def test_a_combination_by_hand() -> None:
     """Shares as high or higher, each value counted into the sample; a score without spread tells nobody apart."""
-    fitted = {"energy": np.zeros(3), "unexplained": np.array([2.0, 0.0, 1.0])}
-    found = Combination.fit(fitted)({"energy": np.zeros(4), "unexplained": np.array([-1.0, 0.5, 1.0, 5.0])})
+    constant = {"energy": np.zeros(3), "independence": np.ones(3)}
+    found = Combination.fit({**constant, "unexplained": np.array([2.0, 0.0, 1.0])})(
+        {"energy": np.zeros(4), "independence": np.ones(4), "unexplained": np.array([-1.0, 0.5, 1.0, 5.0])}
+    )
     np.testing.assert_allclose(np.exp(-found), [1, 3 / 4, 3 / 4, 1 / 4])
 
 

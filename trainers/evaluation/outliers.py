@@ -16,6 +16,7 @@ which layer on the data are heard. With
 | `prior` | minus the un-normalised log-density of that z under the EBM prior alone | |
 | `reconstruction` | squared error per pixel at that z | |
 | `energy` | -sum_i f_i(z_i) at q's draw: how much less likely the EBM prior finds it than the base prior does | |
+| `independence` | the same for a Gaussian whose entries are independent, with the moments of q's draws, as the base | |
 | `unexplained` | log of the share of the image's variance that is missed at q's draw | |
 
 Where a score is no number, as far from the data where the scale of q leaves the range of floats, it is +inf: an image
@@ -40,7 +41,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lamina.models import LatentEBM
+from lamina.models import Gaussian, LatentEBM, Latents
 from lamina.samplers import MissingExtraError, ParameterError
 from lamina.samplers.checks import check_count
 
@@ -118,6 +119,7 @@ class Scorer:
         num_steps: Of every chain.
         lower: Chains for the k lowest layers, for k = 1, ..., L - 1.
         posterior: Chains on the posterior.
+        independent: The entries of each layer by themselves, over images of the training distribution.
     """
 
     model: LatentEBM
@@ -126,6 +128,7 @@ class Scorer:
     num_steps: int
     lower: tuple[LayerSampler, ...]
     posterior: PosteriorSampler
+    independent: tuple[Gaussian, ...]
 
     @staticmethod
     def fit(
@@ -137,7 +140,7 @@ class Scorer:
         num_draws: int = 4,
         num_steps: int = 30,
     ) -> Scorer:
-        """Adapt the chains' step sizes to images of the training distribution, once.
+        """Adapt to images of the training distribution, once: the chains' step sizes, and moments of latents.
 
         Adapted anew on each set, they would tell the sets apart by themselves.
 
@@ -157,7 +160,8 @@ class Scorer:
             for k in range(1, model.prior.base.depth)
         )
         posterior = PosteriorSampler(model, config.posterior, num_steps).fitted(z, x, generator=generator)
-        return Scorer(model, config, num_draws, num_steps, lower, posterior)
+        independent = tuple(Gaussian(layer.mean(0, keepdim=True), layer.std(0, keepdim=True)) for layer in z)
+        return Scorer(model, config, num_draws, num_steps, lower, posterior, independent)
 
     @torch.no_grad()
     def __call__(self, x: Tensor, *, generator: torch.Generator) -> dict[str, Tensor]:
@@ -188,6 +192,7 @@ class Scorer:
         else:
             z = self.posterior.draw(base.sample(len(x), generator=generator), x, generator=generator)
         scores["energy"] = model.prior.energies(z)
+        scores["independence"] = model.prior.energy_z(z) + self._log_prob_if_independent(z)
         scores["unexplained"] = _unexplained(x, model.likelihood.mean(z))
         scores["joint/0"] = -joint_log_density(model, x, z)
         for k, sampler in enumerate(self.lower, start=1):
@@ -197,6 +202,11 @@ class Scorer:
         scores["prior"] = model.prior.energy_z(refined)
         scores["reconstruction"] = (model.likelihood.mean(refined) - x).square().flatten(1).mean(1)
         return scores
+
+    def _log_prob_if_independent(self, z: Latents) -> Tensor:
+        """Log-density of latents under the product of their marginals, taken as Gaussian, (C,)."""
+        terms = [marginal.log_prob(layer) for marginal, layer in zip(self.independent, z, strict=True)]
+        return torch.stack(terms).sum(0)
 
 
 def share_without_number(scores: Mapping[str, Array]) -> float:

@@ -74,10 +74,11 @@ class Typicality:
 
 @dataclass(frozen=True)
 class Combination:
-    """Two scores that fail on different images, by how rare each is among images of the training distribution.
+    """Scores that fail on different images, by how rare each is among images of the training distribution.
 
-    What decodes badly is told by `unexplained`; what decodes well, from where no training image went, by `energy`. In
-    the joint density the first, a sum over pixels, drowns the second; shares of images weigh the same.
+    What decodes badly is told by `unexplained`; what decodes well, from where no training image went, by `energy` and
+    `independence`: the EBM prior against two bases. In the joint density the first, a sum over pixels, drowns the
+    others; shares of images weigh the same.
 
     Attributes:
         ordered: Scores of held-out images, by name, (N,) each, ascending.
@@ -89,7 +90,9 @@ class Combination:
     ordered: Mapping[str, Array]
 
     @staticmethod
-    def fit(scores: Mapping[str, Array], names: Sequence[str] = ("energy", "unexplained")) -> Combination:
+    def fit(
+        scores: Mapping[str, Array], names: Sequence[str] = ("energy", "independence", "unexplained")
+    ) -> Combination:
         """From scores of images that nothing else is measured on.
 
         Args:
