@@ -159,20 +159,20 @@ def merge(plan: Plan, origin: Mapping[str, Any], without: Collection[str] = ()) 
 def content_of(plan: Plan, rows: Mapping[str, Any], origin: Mapping[str, Any]) -> dict[str, Any]:
     """The results of a study, for JSON."""
     study, settings = plan.study, plan.settings()
-    groups = list(settings["cells"])
+    groups, seeds = list(settings["cells"]), sorted({row["seed"] for row in rows.values()})
     ordered = dict(sorted(rows.items(), key=lambda item: (groups.index(item[1]["group"]), item[1]["seed"])))
     return {
         "benchmark": f"paper {study.name}",
         "question": study.question,
         "settings": settings,
-        "seeds": sorted({row["seed"] for row in rows.values()}),
+        "seeds": seeds,
         "data": {name: checksum for row in ordered.values() for name, checksum in row["data"].items()},
         "rows": ordered,
         "summary": study.summary({name: row["figures"] for name, row in ordered.items()}),
         "seconds": sum(row["seconds"] for row in rows.values()),
         "published": dict(study.published),
         "differences": list(study.differences),
-        "provenance": dict(origin),
+        "provenance": {**origin, "seeds": seeds},
     }
 
 

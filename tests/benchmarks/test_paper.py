@@ -96,6 +96,8 @@ def test_only_some_cells_are_run_and_the_others_stay(sums: Sums, tmp_path: Path)
     assert sums.done == ["ten/seed-0", "ten/seed-1"]
     run(plan(sums, tmp_path, only="one/seed-0"), show_progress=False)
     assert list(stored(tmp_path)["rows"]) == ["one/seed-0", "ten/seed-0", "ten/seed-1"]
+    run(replace(plan(sums, tmp_path), seeds=(2,)), show_progress=False)
+    assert stored(tmp_path)["provenance"]["seeds"] == [0, 1, 2]
 
 
 def test_fresh_runs_what_is_wanted_anew_and_keeps_the_rest(sums: Sums, tmp_path: Path) -> None:
