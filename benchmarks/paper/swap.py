@@ -25,6 +25,9 @@ _LEAPFROG_STEPS = 3
 _NOISE_SCALES = {"prior": 0.4, "posterior": 0.1}
 """The published s: ULA's step size is s^2 / 2, and a leapfrog time step of s moves as far."""
 
+_SMALL = 4
+"""By how much smaller a practitioner would try to make the scale of an unadjusted kernel that does not survive."""
+
 _COMMON = ChainConfig(kernel=HMC(step_size=0.2, num_leapfrog_steps=3, jitter=0.2))
 """What all priors are drawn with once more, so that what was learnt is told from what draws it."""
 
@@ -60,7 +63,7 @@ class Swap(Study):
     """One sampler after another for prior or posterior in joint maximum likelihood, the other one being HMC.
 
     Every chain has 12 gradients in a training step. Adjusted kernels follow their target acceptance; unadjusted ones
-    keep the published noise scale. Chains persist, in u.
+    keep the published noise scale, or, as `-small`, a quarter of it. Chains persist, in u.
     """
 
     name = "swap"
@@ -72,7 +75,8 @@ class Swap(Study):
     )
     differences = (
         "The paper has unadjusted Langevin dynamics alone, 60 steps for the prior and 40 for the posterior, from noise "
-        "in z, at s = 0.4 and 0.1; here every kernel has 12 gradients, in u, by chains that persist.",
+        "in z, at s = 0.4 and 0.1; here every kernel has 12 gradients, in u, by chains that persist. Those called "
+        "`-small` have a quarter of these s.",
         "`accept` of an unadjusted kernel is the acceptance that adjusting it would have had.",
         "`frechet` is of draws by the sampler that training used, which belongs to the model, in as many gradients for "
         "all; `frechet_by_hmc` of draws by HMC for all, which shows what was learnt.",
@@ -128,6 +132,7 @@ class Swap(Study):
 def _kernels(role: str) -> dict[str, tuple[Kernel[Any], int]]:
     """Kernels with as many steps as the gradients of a training step pay for."""
     scale = _NOISE_SCALES[role]
+    small = scale / _SMALL
     return {
         "ula": (ULA(step_size=step_size_from_noise_scale(scale)), _GRADIENTS),
         "mala": (MALA(step_size=step_size_from_noise_scale(scale)), _GRADIENTS),
@@ -136,6 +141,8 @@ def _kernels(role: str) -> dict[str, tuple[Kernel[Any], int]]:
             _GRADIENTS // _LEAPFROG_STEPS,
         ),
         "underdamped": (UnderdampedLangevin(step_size=scale), _GRADIENTS),
+        "ula-small": (ULA(step_size=step_size_from_noise_scale(small)), _GRADIENTS),
+        "underdamped-small": (UnderdampedLangevin(step_size=small), _GRADIENTS),
     }
 
 
