@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from lamina.benchmarks.exactness import cases
+from lamina.benchmarks.paper.command import STUDIES
+from lamina.benchmarks.paper.report import write_report
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -21,7 +23,7 @@ def summary(name: str) -> dict[str, float]:
     return content
 
 
-@pytest.mark.parametrize("name", ["digits.json", *MATRICES, "samplers.json"])
+@pytest.mark.parametrize("name", ["digits.json", *MATRICES, "samplers.json", *(f"{name}.json" for name in STUDIES)])
 def test_results_have_a_flat_summary_and_an_origin(name: str) -> None:
     assert all(isinstance(value, int | float) for value in summary(name).values())
     origin = json.loads((RESULTS / name).read_text())["provenance"]
@@ -58,3 +60,15 @@ def test_every_case_of_the_exactness_matrix_passed(name: str) -> None:
     assert figures["num_passed"] + refused == figures["num_cases"] == len(cases(engine=engine))
     assert refused <= (0 if engine == "eager" else len(cases()) / 8)
     assert name == ("exactness.json" if engine == "eager" else f"exactness-{engine}.json")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_page_of_a_study_is_what_its_figures_say(name: str, tmp_path: Path) -> None:
+    """And it is of the seeds and of the preset that it is meant for."""
+    content = json.loads((RESULTS / f"{name}.json").read_text())
+    write_report(STUDIES[name], content, tmp_path)
+    assert (tmp_path / f"{name}.md").read_text() == (RESULTS / f"{name}.md").read_text()
+    assert content["settings"]["preset"] == "cpu"
+    assert {picture.name for picture in (tmp_path / "pictures").iterdir()} == {
+        picture.name for picture in (RESULTS / "pictures").glob(f"{name}-*")
+    }

@@ -32,7 +32,7 @@ class Scale:
     """How large a preset is.
 
     Attributes:
-        members: Networks of each member of the ensemble.
+        members: Networks of each member of the ensemble, for grey images.
         backbone_steps: Of a Gaussian-prior model.
         energy_steps: Of the energies on it.
         num_rows: Images of each set, at most.
@@ -44,15 +44,21 @@ class Scale:
     num_rows: int
 
     def trainings(self, data: str) -> list[dict[str, Any]]:
-        """Settings of the members' trainings on a data set, in two stages."""
+        """Settings of the members' trainings on a data set, in two stages.
+
+        Data sets whose preset has convolutional networks keep these, with two layers and with the lower one alone.
+        """
+        usual = preset(data)
+        members = self.members
+        if usual.model.images == "conv":
+            members = (usual.model, replace(usual.model, latents=usual.model.latents[:1]))
         usual = replace(
-            preset("mnist"),
-            data=data,
+            usual,
             num_steps=self.backbone_steps + self.energy_steps,
             first_stage=self.backbone_steps / (self.backbone_steps + self.energy_steps),
             energy_loss="noise-contrastive",
         )
-        return [settings_of(replace(usual, model=networks)) for networks in self.members]
+        return [settings_of(replace(usual, model=networks)) for networks in members]
 
 
 _DEEP = ModelConfig(latents=(10, 6), hidden=(500, 500), energy_hidden=(400, 400, 400), sigma=0.3)

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -15,11 +17,15 @@ from lamina.benchmarks import results
 from lamina.benchmarks.cli import main
 from lamina.benchmarks.paper.command import STUDIES
 from lamina.benchmarks.paper.generation import Generation
+from lamina.benchmarks.paper.jpeg import residue
+from lamina.benchmarks.paper.ood import Ood
 from lamina.benchmarks.paper.running import Plan, run
 from lamina.benchmarks.paper.study import Cell, Figures, Place, Preset, Study, over_seeds
 from lamina.benchmarks.paper.training import config_of, settings_of, train
 from lamina.samplers import LaminaError, ParameterError
-from lamina.trainers import Training
+from lamina.trainers import ImageData, ModelConfig, TrainConfig, Training
+from lamina.trainers.data.colour import QUALITY
+from lamina.trainers.data.decoding import compressed
 
 
 class Sums(Study):
@@ -205,6 +211,43 @@ def test_cells_have_names_of_their_own_and_settings_for_json(name: str, preset: 
         assert stored == cell.settings
         for training in stored.get("trainings") or [stored["training"]]:
             assert settings_of(config_of(training, cell.seed)) == training
+
+
+def test_colour_is_told_apart_beside_a_control_by_jpeg_alone(tmp_path: Path) -> None:
+    """Pictures that went through JPEG in, others of the same kind that did not out: the control tells all of them."""
+    pixels = torch.rand(2, 90, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    squeezed = torch.from_numpy(np.stack([compressed(levels(one), QUALITY) for one in pixels[0]])) / 127.5 - 1
+    sets = {
+        name: ImageData(
+            name=name,
+            train=x,
+            train_labels=torch.zeros(90),
+            test=x,
+            test_labels=torch.zeros(90),
+            num_levels=256,
+            checksum="",
+            source="",
+        )
+        for name, x in {"in": squeezed, "out": pixels[1]}.items()
+    }
+
+    class Sets(Place):
+        def load(self, name: str) -> ImageData:
+            return sets[name]
+
+    networks = ModelConfig(latents=(4, 2), hidden=(8,), energy_hidden=(8,), width=4, images="conv")
+    training = settings_of(TrainConfig(data="in", model=networks, num_steps=4, batch_size=20))
+    settings = {"trainings": [training], "outliers": ["out"], "num_rows": 80}
+    cell = Cell(group="in", seed=0, settings=settings)
+    figures = Ood().run(cell, Sets(folder=tmp_path, device=torch.device("cpu"), show_progress=False))
+    assert figures["auroc_by/out/jpeg-alone"] == 1
+    assert residue(squeezed).mean() < residue(pixels[1]).mean() / 10
+    assert "auroc/out" in figures
+
+
+def levels(picture: torch.Tensor) -> npt.NDArray[np.uint8]:
+    found: npt.NDArray[np.uint8] = (127.5 * (picture + 1)).round().byte().numpy()
+    return found
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
