@@ -119,7 +119,7 @@ class Ensemble:
             sets: Images by name, (N, *image).
         """
         sets = {_FITS: self.data.train[:_NUM_FITS], **sets}
-        scores = _averaged([_scores_by(member, sets) for member in self.members])
+        scores = averaged([_scores_by(member, sets) for member in self.members])
         fitted = scores.pop(_FITS)
         typicality, combination = Typicality.fit(fitted), Combination.fit(fitted)
         return {
@@ -128,7 +128,7 @@ class Ensemble:
         }
 
 
-def _averaged(members: Sequence[_Scores]) -> dict[str, dict[str, Array]]:
+def averaged(members: Sequence[_Scores]) -> dict[str, dict[str, Array]]:
     """Means over members of standardised scores; one without a number for an image makes the mean infinite."""
     standardised: dict[str, dict[str, list[Array]]] = {name: {} for name in members[0]}
     for member in members:

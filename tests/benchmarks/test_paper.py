@@ -16,6 +16,7 @@ import torch
 from lamina.benchmarks import results
 from lamina.benchmarks.cli import main
 from lamina.benchmarks.paper.command import STUDIES
+from lamina.benchmarks.paper.detecting import averaged
 from lamina.benchmarks.paper.generation import Generation
 from lamina.benchmarks.paper.jpeg import residue
 from lamina.benchmarks.paper.ood import Ood
@@ -211,6 +212,17 @@ def test_cells_have_names_of_their_own_and_settings_for_json(name: str, preset: 
         assert stored == cell.settings
         for training in stored.get("trainings") or [stored["training"]]:
             assert settings_of(config_of(training, cell.seed)) == training
+
+
+def test_scores_of_members_weigh_the_same_whatever_their_units() -> None:
+    """By hand: each in its deviations over the fitting images; where one has no number, the mean has none."""
+    fits = {"a": np.array([0.0, 2.0, np.inf]), "b": np.array([0.0, 2.0, 1.0])}
+    deep = {"fits": fits, "new": {"a": np.array([3.0]), "b": np.array([1.0])}}
+    flat = {"fits": {"a": np.array([-10.0, 10.0, np.inf])}, "new": {"a": np.array([30.0])}}
+    found = averaged([deep, flat])["new"]
+    assert found == {"a": (2 + 3) / 2, "b": 0}
+    flat["new"]["a"][:] = np.inf
+    assert averaged([deep, flat])["new"]["a"] == np.inf
 
 
 def test_colour_is_told_apart_beside_a_control_by_jpeg_alone(tmp_path: Path) -> None:
