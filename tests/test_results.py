@@ -64,7 +64,6 @@ def test_every_case_of_the_exactness_matrix_passed(name: str) -> None:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_page_of_a_study_is_what_its_figures_say(name: str, tmp_path: Path) -> None:
-    """And it is of the seeds and of the preset that it is meant for."""
     content = json.loads((RESULTS / f"{name}.json").read_text())
     write_report(STUDIES[name], content, tmp_path)
     assert (tmp_path / f"{name}.md").read_text() == (RESULTS / f"{name}.md").read_text()

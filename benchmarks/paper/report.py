@@ -1,4 +1,7 @@
-"""What people read of a study: a page of Markdown, and pictures, from its results alone."""
+"""What people read of a study: a page of Markdown, and pictures, from its results alone.
+
+What differs from the papers is told as of the run that made the results, whatever the study would do today.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +40,12 @@ def page(study: Study, content: Mapping[str, Any], drawings: list[str]) -> str:
     summary, origin = content["summary"], content["provenance"]
     sections = [
         f"# {study.name.capitalize()}",
-        study.question,
+        content["question"],
         study.table(summary),
         *(f"![{name}](pictures/{name})" for name in drawings),
-        *_published(study, summary),
+        *_published(content["published"], summary),
         "## What differs from the papers",
-        "\n".join(f"- {line}" for line in study.differences),
+        "\n".join(f"- {line}" for line in content["differences"]),
         f'{len(content["rows"])} cells of the preset "{content["settings"]["preset"]}", seeds '
         f"{', '.join(map(str, content['seeds']))}, mean ± standard deviation over them; {content['seconds'] / 60:.0f} "
         f"minutes, {content['settings']['num_threads']} threads, {origin['device']}, {origin['cpu']}; torch "
@@ -52,8 +55,8 @@ def page(study: Study, content: Mapping[str, Any], drawings: list[str]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _published(study: Study, summary: Mapping[str, float]) -> list[str]:
-    if not study.published:
+def _published(published: Mapping[str, float], summary: Mapping[str, float]) -> list[str]:
+    if not published:
         return []
-    rows = [(key, f"{value:.4g}", with_spread(summary, key)) for key, value in study.published.items()]
+    rows = [(key, f"{value:.4g}", with_spread(summary, key)) for key, value in published.items()]
     return ["## Published, and ours", markdown(("figure", "published", "ours"), rows, "lrr")]
