@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from .axes import Stretch
 from .expressions import CALLS, INFIX, Expressions
@@ -19,6 +19,12 @@ _NEUTRAL: dict[str, float] = {
     "over_or": False,
 }
 """What reductions start from."""
+
+_TOGETHER = 6
+"""Entries of a long axis in one round of its loop: they do not wait for each other, and share what they read."""
+
+_FEW_VALUES = 400
+"""For each entry, of which several are printed side by side."""
 
 
 class Blocks:
@@ -43,6 +49,7 @@ class Blocks:
         if isinstance(item, Loop):
             yield from self._loop(item)
         elif isinstance(item, Stretch):
+            yield from self._room(item)
             yield from self._along(item)
         else:
             yield from self._values([item])
@@ -115,13 +122,17 @@ class Blocks:
 
     def _round(self, loop: Loop, carried: list[int], is_last: str) -> Iterator[str]:
         """The body of a loop. What no later round reads, such as the energy on a trajectory, waits for the last one."""
+        items = self._storage.items[loop.block]
         read = within(loop, (loop.after[i] for i in carried))
         each = [i for i in carried if loop.carried[i] in read]
-        values = [item for item in self._storage.items[loop.block] if isinstance(item, Value)]
-        if len(values) < len(self._storage.items[loop.block]) or len(each) == len(carried):
+        if len(each) == len(carried) or any(isinstance(item, Loop) for item in items):
             yield from self._whole_round(loop, carried)
             return
         needed = within(loop, (loop.after[i] for i in each))
+        if any(isinstance(item, Stretch) for item in items):
+            yield from self._last_or_short(loop, carried, each, needed, is_last)
+            return
+        values = [item for item in items if isinstance(item, Value)]
         yield from self._values(value for value in values if value in needed)
         yield f"if ({is_last}) {{"
         yield from indented(self._values(value for value in values if value not in needed))
@@ -129,27 +140,70 @@ class Blocks:
         yield "}"
         yield from self.assign(loop, each)
 
+    def _last_or_short(
+        self, loop: Loop, carried: list[int], each: list[int], needed: Collection[Value], is_last: str
+    ) -> Iterator[str]:
+        """A body that goes along long axes, twice: for sums that one round more needs, no entry is made again."""
+        items = [item for item in self._storage.items[loop.block] if not isinstance(item, Loop)]
+        for item in items:
+            if isinstance(item, Stretch):
+                yield from self._room(item)
+        for condition, wanted, assigned in ((f"if ({is_last})", None, carried), ("else", needed, each)):
+            yield f"{condition} {{"
+            for item in items:
+                if isinstance(item, Stretch):
+                    yield from indented(self._along(item, wanted))
+                elif wanted is None or item in wanted:
+                    yield from indented(self._values([item]))
+            yield from indented(self.assign(loop, assigned))
+            yield "}"
+
     # --- Long axes ---------------------------------------------------------------------------------------------------
 
-    def _along(self, stretch: Stretch) -> Iterator[str]:
-        arrays, stored = self._expressions.arrays, self._storage.stored
+    def _room(self, stretch: Stretch) -> Iterator[str]:
+        """Arrays for what another loop needs."""
         for value in stretch.values:
-            if value.op in REDUCTIONS:
-                neutral = self._name(_NEUTRAL[value.op], value.kind)
-                yield f"{TYPES[value.kind]} v{self._numbers[value]} = {neutral};"
-            elif value in stored and value not in arrays:
+            if value in self._storage.stored and value not in self._expressions.arrays:
                 yield self._expressions.new_array(value, stretch.axis)
-        yield f"for (int64_t a = 0; a < {stretch.axis}; ++a) {{"
-        with self._expressions.along(stretch):
-            for value in stretch.values:
-                if value.op in REDUCTIONS:
-                    yield f"    {self._reduction(value)}"
-                    continue
-                yield from indented(self._values([value]))
-                if value in stored:
-                    yield f"    {arrays[value]}[a] = v{self._numbers[value]};"
+
+    def _along(self, stretch: Stretch, wanted: Collection[Value] | None = None) -> Iterator[str]:
+        """The loop over a long axis.
+
+        Args:
+            stretch: What it computes.
+            wanted: What of that; None: all.
+        """
+        values = [value for value in stretch.values if wanted is None or value in wanted]
+        if not values:
+            return
+        for value in values:
+            if value.op in REDUCTIONS:
+                yield f"{TYPES[value.kind]} v{self._numbers[value]} = {self._name(_NEUTRAL[value.op], value.kind)};"
+        together = _TOGETHER if len(values) <= _FEW_VALUES else 1
+        whole = stretch.axis - stretch.axis % together
+        yield f"for (int64_t a = 0; a < {whole}; a += {together}) {{"
+        yield from indented(self._entries(stretch, values, range(together)))
         yield "}"
-        yield from self._values(stretch.waiting)
+        if whole < stretch.axis:
+            yield f"for (int64_t a = {whole}; a < {stretch.axis}; ++a) {{"
+            yield from indented(self._entries(stretch, values, [None]))
+            yield "}"
+        yield from self._values(value for value in stretch.waiting if wanted is None or value in wanted)
+
+    def _entries(self, stretch: Stretch, values: Iterable[Value], entries: Sequence[int | None]) -> Iterator[str]:
+        """Statement by statement, for several entries side by side."""
+        for value in values:
+            for ahead in entries:
+                with self._expressions.along(stretch, ahead):
+                    yield from self._entry(value)
+
+    def _entry(self, value: Value) -> Iterator[str]:
+        if value.op in REDUCTIONS:
+            yield self._reduction(value)
+            return
+        yield from self._values([value])
+        if value in self._storage.stored:
+            yield self._expressions.storing(value)
 
     def _reduction(self, value: Value) -> str:
         (entry,) = value.operands

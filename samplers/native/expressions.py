@@ -67,18 +67,30 @@ class Expressions:
         self.numbers = {value: i for i, value in enumerate(sorted(live, key=lambda value: value.number))}
         self._sites, self._itemsize = list(sites), itemsize
         self._stretch: Stretch | None = None
+        self._entry, self._suffix = "a", ""
         self._stack_bytes = 0
 
     @contextmanager
-    def along(self, stretch: Stretch) -> Iterator[None]:
-        """Within it, what the loop over a long axis computes needs no array."""
+    def along(self, stretch: Stretch, ahead: int | None = None) -> Iterator[None]:
+        """Within it, what the loop over a long axis computes needs no array.
+
+        Args:
+            stretch: What it computes.
+            ahead: Of several entries in one round of the loop, which one is spoken of; None: there is but one.
+        """
         self._stretch = stretch
+        if ahead is not None:
+            self._entry, self._suffix = f"(a + {ahead})", f"_{ahead}"
         yield
-        self._stretch = None
+        self._stretch, self._entry, self._suffix = None, "a", ""
 
     def definition(self, value: Value) -> str:
         """A statement."""
-        return f"const {TYPES[value.kind]} v{self.numbers[value]} = {self._expression(value)};"
+        return f"const {TYPES[value.kind]} {self._own_name(value)} = {self._expression(value)};"
+
+    def storing(self, value: Value) -> str:
+        """A statement that keeps an entry of a value along a long axis."""
+        return f"{self.arrays[value]}[{self._entry}] = {self._own_name(value)};"
 
     def new_array(self, value: Value, length: int) -> str:
         """A statement that makes room for the entries of a value along a long axis."""
@@ -104,10 +116,14 @@ class Expressions:
         if operand.op in ("captured", "param"):
             what, offset, stride = operand.args
             if operand.axis:
-                return self.tables.element(operand.kind, (operand.op, what), f"{offset} + a * {stride}")
+                return self.tables.element(operand.kind, (operand.op, what), f"{offset} + {self._entry} * {stride}")
             return self.tables.number(operand.kind, (operand.op, what, offset))
         is_stored = operand.axis and (self._stretch is None or self.storage.stretches.get(operand) is not self._stretch)
-        return f"{self.arrays[operand]}[a]" if is_stored else f"v{self.numbers[operand]}"
+        return f"{self.arrays[operand]}[{self._entry}]" if is_stored else self._own_name(operand)
+
+    def _own_name(self, value: Value) -> str:
+        """Of a value itself, or of its entry that is spoken of."""
+        return f"v{self.numbers[value]}{self._suffix if value.axis else ''}"
 
     def _expression(self, value: Value) -> str:
         op, args = value.op, value.args

@@ -132,6 +132,19 @@ def test_energy(kernel: Kernel[Any], energy: Function, dim: int, programs: list[
     assert all(map(is_looped, programs))
 
 
+@pytest.mark.parametrize("num_rows", range(LONG, LONG + 6))
+def test_whatever_the_length_of_the_axis_no_row_is_left_out_or_read_twice(num_rows: int, programs: list[str]) -> None:
+    """Several rows go together, and those that are left one by one; the energy waits for the end of a trajectory."""
+    rows, labels = ROWS[:num_rows], LABELS[:num_rows]
+
+    def energy(x: Tensor) -> Tensor:
+        logits = x @ rows.T
+        return 0.5 * x.square().sum(1) + (functional.softplus(logits) - torch.where(labels, logits, 0.0)).sum(1)
+
+    assert_agree(energy, LEAPFROG, start(4, 5))
+    assert is_looped(programs[-1])
+
+
 def test_replicas_lie_side_by_side_and_are_named(programs: list[str]) -> None:
     """A long axis of 3 x 11 numbers would be cut."""
     kernel = ParallelTempering(inner=MALA(step_size=0.05), inverse_temperatures=(1.0, 0.5, 0.2))
