@@ -43,6 +43,15 @@ def test_table_of_readme_is_that_of_the_results() -> None:
                 assert cell == f"{figures[f'{measure}/{rival}/mean']:.4f} ({errors:.1f})"
 
 
+def test_generation_in_readme_is_that_of_the_results() -> None:
+    figures = summary("generation.json")
+    rows = re.findall(r"^\| `([a-z]+)`: [^|]*\| ([\d.]+) ± ([\d.]+) \|$", (ROOT / "README.md").read_text(), re.M)
+    assert len(rows) == 4
+    for group, *cells in rows:
+        key = f"frechet/mnist/{group}"
+        assert cells == [f"{figures[key]:.1f}", f"{figures[f'{key}/sd']:.1f}"]
+
+
 def test_the_ebm_prior_wins() -> None:
     """Better on each of three seeds in each measure, and by more than two standard errors."""
     figures = summary("digits.json")
