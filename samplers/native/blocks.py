@@ -143,7 +143,7 @@ class Blocks:
     def _last_or_short(
         self, loop: Loop, carried: list[int], each: list[int], needed: Collection[Value], is_last: str
     ) -> Iterator[str]:
-        """A body that goes along long axes, twice: for sums that one round more needs, no entry is made again."""
+        """A body with loops over long axes, printed whole for the last round and short for all others."""
         items = [item for item in self._storage.items[loop.block] if not isinstance(item, Loop)]
         for item in items:
             if isinstance(item, Stretch):
