@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from ..accept import DIVERGENCE_THRESHOLD, half_square, log_ratio
 from ..checks import check_count, check_fraction, check_positive
@@ -269,8 +270,8 @@ def _add(doubling: _Doubling, leaf: _Point, error: Tensor, uniform: Tensor, dept
     """Take in a leaf; stop where it failed, or where a subtree that it completes turns."""
     has_failed = ~(error <= DIVERGENCE_THRESHOLD)
     log_weight = torch.where(has_failed, -torch.inf, -error)
-    total = torch.logaddexp(doubling.choice.log_weight, log_weight)
-    is_chosen = (doubling.leaf == 0) | (torch.log(uniform) < log_weight - total)
+    gain, total = _add_weight(doubling.choice.log_weight, log_weight, leaf.momentum.dtype)
+    is_chosen = uniform <= torch.sigmoid(gain)
     chosen = _Choice(*leaf[:3], error, total)
     momentum_sum = doubling.momentum_sum + leaf.momentum
     first, before, is_turning = _turn_in_subtree(doubling, leaf.momentum, momentum_sum)
@@ -283,10 +284,25 @@ def _add(doubling: _Doubling, leaf: _Point, error: Tensor, uniform: Tensor, dept
         momentum_sum=momentum_sum,
         first_momenta=first,
         sums_before=before,
-        accept_sum=doubling.accept_sum + torch.exp(log_weight.clamp(max=0)),
+        accept_sum=doubling.accept_sum + _at_most_one(log_weight.to(gain.dtype)),
         has_stopped=has_stopped,
         is_divergent=has_failed & (leaf.energy != torch.inf),
     )
+
+
+def _add_weight(log_weight: Tensor, added: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """By how much what is added exceeds the log of a weight, and the log of both together.
+
+    Weights are kept in float64, since energies may be large. Of their difference, which is not, the precision of the
+    energies that they come from is enough.
+    """
+    gain = (added - log_weight).to(dtype)
+    return gain, torch.maximum(log_weight, added) + softplus(-gain.abs())
+
+
+def _at_most_one(log_weight: Tensor) -> Tensor:
+    """The weight, or one."""
+    return torch.exp(log_weight.clamp(max=0))
 
 
 def _turn_in_subtree(doubling: _Doubling, momentum: Tensor, momentum_sum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -319,8 +335,8 @@ def _end(tree: _Tree, doubling: _Doubling, is_forward: Tensor, uniform: Tensor, 
     back = select(is_forward, tree.back, doubling.end)
     front = select(is_forward, doubling.end, tree.front)
     old, new = tree.choice, doubling.choice
-    is_chosen = torch.log(uniform) < new.log_weight - old.log_weight
-    total = torch.logaddexp(old.log_weight, new.log_weight)
+    gain, total = _add_weight(old.log_weight, new.log_weight, tree.momentum_sum.dtype)
+    is_chosen = uniform <= _at_most_one(gain)
     choice = select(is_chosen, new, old)._replace(log_weight=total)
     momentum_sum, depth = tree.momentum_sum + doubling.momentum_sum, tree.depth + 1
     is_turning = _is_turning(back.momentum, front.momentum, momentum_sum)

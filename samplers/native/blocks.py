@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
@@ -38,11 +39,28 @@ class Blocks:
     def __init__(self, expressions: Expressions, late: Collection[Value]) -> None:
         self._expressions, self._late = expressions, late
         self._numbers, self._storage, self._name = expressions.numbers, expressions.storage, expressions.name
+        self._shared = expressions.shared
 
     def block(self, block: Block) -> Iterator[str]:
         """All of a block."""
-        for item in self._storage.items[block]:
-            yield from self.item(item)
+        items = self._storage.items[block]
+        guards = self._shared.guards(items)
+        behind = {value for values in guards.values() for value in values}
+        for item in items:
+            if isinstance(item, Value) and item in guards:
+                yield from self._guarded(item, guards[item])
+            elif not isinstance(item, Value) or item not in behind:
+                yield from self.item(item)
+
+    def _guarded(self, guard: Value, behind: Iterable[Value]) -> Iterator[str]:
+        """A conjunction with a truth that all chains share, and what is to be computed for it where that holds."""
+        condition, other = sorted(guard.operands, key=lambda operand: operand not in self._shared.values)
+        name = f"v{self._numbers[guard]}"
+        yield f"B {name} = full<B>(false);"
+        yield f"if ({self._expressions.shared_name(condition)}) {{"
+        yield from indented(self._values(behind))
+        yield f"    {name} = {self._name(other, 'bool')};"
+        yield "}"
 
     def item(self, item: Value | Loop | Stretch) -> Iterator[str]:
         """A part of a block."""
@@ -88,7 +106,8 @@ class Blocks:
 
     def assign(self, loop: Loop, carried: Iterable[int]) -> Iterator[str]:
         """What becomes of the carried values; all at once, as what is assigned may itself be carried."""
-        changed = [i for i in carried if loop.after[i] is not loop.carried[i]]
+        places = self._expressions.places
+        changed = [i for i in carried if loop.after[i] is not loop.carried[i] and loop.after[i] not in places]
         for i in changed:
             value, after = loop.carried[i], self._name(loop.after[i], loop.carried[i].kind)
             number = self._numbers[value]
@@ -111,8 +130,15 @@ class Blocks:
             body = self._round(loop, carried, f"i{number} + 1 == counts[{number}]")
         else:
             going = " | ".join(self._name(value, "bool") for value in loop.carried[: loop.num_going])
+            counted = [value for value in loop.carried if value in self._shared.counters]
+            for value in counted:
+                yield f"int32_t {self._expressions.shared_name(value)} = {self._shared.counters[value]};"
+            self._expressions.places.update(self._shared.in_place(loop))
             yield f"while (any({going})) {{"
-            body = self._whole_round(loop, carried)
+            body = itertools.chain(
+                self._whole_round(loop, carried),
+                (f"++{self._expressions.shared_name(value)};" for value in counted),
+            )
         yield from indented(body)
         yield "}"
 

@@ -18,6 +18,7 @@ from .blocks import Blocks, indented
 from .expressions import Expressions
 from .noise import print_noise
 from .program import Loop, Operand, TooLargeError, Value, live_values
+from .shared import Shared, release
 from .symbolic import KINDS
 from .tables import MEMORY, TYPES, Tables
 from .trace import Output, Trace
@@ -86,9 +87,12 @@ class _Printer:
         self.live = live_values(trace.written)
         if len(self.live) > MAX_VALUES:
             raise TooLargeError(MAX_VALUES)
+        release(trace.program.root, self.live)
+        self.live = live_values(trace.written)
+        shared = Shared.of(trace.program.root, self.live, trace.written)
         storage = Storage.of(trace.program.root, self.live, trace.written)
         self.told = self._only_told()
-        self.expressions = Expressions(self.live, storage, trace.sites, dtype.itemsize)
+        self.expressions = Expressions(self.live, storage, shared, trace.sites, dtype.itemsize)
         self.blocks = Blocks(self.expressions, self.told)
         first = len(trace.state) + len(trace.moves)
         self.sums = [

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from ..errors import NotTraceableError
 from .axes import Storage, Stretch
 from .program import Kind, Loop, Operand, Value
-from .tables import TYPES, Tables
+from .shared import Shared
+from .tables import MEMORY, TYPES, Tables
 
 INFIX = {
     "add": "+",
@@ -52,18 +53,24 @@ class Expressions:
     Args:
         live: The values that are needed.
         storage: Which of them are kept along long axes.
+        shared: Which of them are one number for all chains in a loop.
         sites: Names of the noise's sites, in the order of their keys.
         itemsize: Bytes of a position's number, which the machine's vectors are filled with.
 
     Attributes:
         tables: What the program reads when it runs.
         storage: Which values are kept along long axes.
+        shared: Which values are one number for all chains in a loop.
         numbers: Of the values, in their order; what is not needed has none, so no say in the text.
         arrays: Names of the arrays that hold values along long axes.
+        places: Carried values that others take the place of, as soon as they are computed.
     """
 
-    def __init__(self, live: Iterable[Value], storage: Storage, sites: Iterable[str], itemsize: int) -> None:
-        self.tables, self.storage, self.arrays = Tables(), storage, dict[Value, str]()
+    def __init__(
+        self, live: Iterable[Value], storage: Storage, shared: Shared, sites: Iterable[str], itemsize: int
+    ) -> None:
+        self.tables, self.storage, self.shared = Tables(), storage, shared
+        self.arrays, self.places = dict[Value, str](), dict[Value, Value]()
         self.numbers = {value: i for i, value in enumerate(sorted(live, key=lambda value: value.number))}
         self._sites, self._itemsize = list(sites), itemsize
         self._stretch: Stretch | None = None
@@ -86,6 +93,11 @@ class Expressions:
 
     def definition(self, value: Value) -> str:
         """A statement."""
+        if value in self.shared.values:
+            return f"const {MEMORY[value.kind]} {self._own_name(value)} = {self._shared_expression(value)};"
+        if value in self.places:
+            condition, new, _ = value.args
+            return f"if ({self.shared_name(condition)}) {self.name(value, value.kind)} = {self.name(new, value.kind)};"  # type: ignore[arg-type]
         return f"const {TYPES[value.kind]} {self._own_name(value)} = {self._expression(value)};"
 
     def storing(self, value: Value) -> str:
@@ -113,6 +125,9 @@ class Expressions:
             assert isinstance(loop, Loop)
             assert isinstance(i, int)
             operand = loop.carried[i]
+        operand = self.places.get(operand, operand)
+        if operand in self.shared.values:
+            return f"full<{TYPES[operand.kind]}>({self._own_name(operand)})"
         if operand.op in ("captured", "param"):
             what, offset, stride = operand.args
             if operand.axis:
@@ -120,6 +135,16 @@ class Expressions:
             return self.tables.number(operand.kind, (operand.op, what, offset))
         is_stored = operand.axis and (self._stretch is None or self.storage.stretches.get(operand) is not self._stretch)
         return f"{self.arrays[operand]}[{self._entry}]" if is_stored else self._own_name(operand)
+
+    def shared_name(self, operand: Operand) -> str:
+        """What a number is called that all chains in a loop share: a counter, what depends on it, or a literal."""
+        if not isinstance(operand, Value):
+            return str(int(operand))
+        return f"{'rounds' if operand in self.shared.counters else 'v'}{self.numbers[operand]}"
+
+    def _shared_expression(self, value: Value) -> str:
+        names = [self.shared_name(arg) for arg in value.args]  # type: ignore[arg-type]
+        return f"!{names[0]}" if value.op == "not" else f"{names[0]} {INFIX[value.op]} {names[1]}"
 
     def _own_name(self, value: Value) -> str:
         """Of a value itself, or of its entry that is spoken of."""
@@ -132,6 +157,8 @@ class Expressions:
             step, k = self.name(step, "int"), self.name(k, "int")  # type: ignore[arg-type]
             return f"uniform_at<{i}>(keys + {2 * self._sites.index(site)}, {step}, {k}, chain)"  # type: ignore[arg-type]
         names = self._names_of(value, args)  # type: ignore[arg-type]
+        if op == "where" and args[0] in self.shared.values:
+            return f"{self.shared_name(args[0])} ? {names[1]} : {names[2]}"
         if op in INFIX:
             return f"{names[0]} {INFIX[op]} {names[1]}"
         if op in CALLS:
