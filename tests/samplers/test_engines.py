@@ -21,6 +21,7 @@ from lamina.samplers import (
     run,
     sample,
 )
+from lamina.samplers import energy as energy_module
 from lamina.samplers.engines import COMPILE_FROM, compiling_pays, too_short
 
 PRECISION = torch.tensor([[2.0, -1.5], [-1.5, 2.0]])
@@ -177,3 +178,34 @@ def test_explain_raises_what_sample_raises(start: Tensor, monkeypatch: pytest.Mo
     with pytest.raises(NotTraceableError) as raised:
         sample(energy, kernel, start, num_samples=2, noise=0)
     assert str(told.value) == str(raised.value)
+
+
+class Cube(torch.autograd.Function):
+    """An operation with a derivative of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * grads[0]
+
+
+@pytest.mark.parametrize(
+    "energy",
+    [gaussian, Wide(), lambda x: Cube.apply(x).sum(-1) ** 2 + x.square().sum(-1)],
+    ids=["gaussian", "network", "own-derivative"],
+)
+def test_gradients_are_those_of_the_public_function(
+    energy: Any, start: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the eager engine calls instead, where PyTorch has it, gives the same bits, and leaves nothing behind."""
+    assert energy_module._ENGINE is not None
+    ours = sample(energy, MALA(step_size=0.01), start, num_samples=20, noise=1, engine="eager").draws
+    monkeypatch.setattr(energy_module, "_ENGINE", None)
+    theirs = sample(energy, MALA(step_size=0.01), start, num_samples=20, noise=1, engine="eager").draws
+    assert torch.equal(ours, theirs)
+    assert not isinstance(energy, nn.Module) or all(weight.grad is None for weight in energy.parameters())
