@@ -122,6 +122,7 @@ def _speed_names() -> list[tuple[str, str, int]]:
     return [
         *(name for name in hmc if name[1] != "ring8" or name[2] >= 1_000),
         *((kind, p, n) for kind in ("mala", "ula") for p in SMALL for n in (100, 1_000, 10_000, _LARGE)),
+        *((kind, "gauss2", 1) for kind in ("mala", "ula")),  # what the eager engine costs besides its chains
         *((kind, problem, n) for kind in ("barker", "ghmc") for problem in SMALL for n in (1_000, 10_000)),
         *(("hmc", "gauss100", n) for n in (100, 1_000, 10_000)),
         ("hmc", "logistic", 1_000),
