@@ -114,12 +114,12 @@ class Generation(Study):
         "start from the base prior and not from noise.",
         "The concatenated form stands on the conditional hierarchy; that of the ICCV 2023 paper on independent "
         "layers, which need a generator that all of them enter.",
-        "Three seeds, and the last weights of each training. In two stages the energies learn by chains of one gradient "
-        "for each step of training, not by noise contrast, the single layer has 32 latents, and the stages are as long "
-        "as came out best in some twenty trainings with seed 0, by the distance to training images. Energies that learn "
-        "by two steps of three gradients made it 7.3 for the joint prior and 9.5 for the single layer on MNIST, by one "
-        "gradient 2.8 and 4.5, and 2.2 and 2.4 on Fashion-MNIST. The width of the energies and the number of sampling "
-        "steps were chosen earlier by the distance to held-out images. Other seeds had no part in it.",
+        "Three seeds, and the last weights of each training. In two stages the energies learn by chains of one "
+        "gradient for each step of training, not by noise contrast, the single layer has 32 latents, and the stages "
+        "are as long as came out best in some twenty trainings with seed 0, by the distance to training images. "
+        "Chains of two steps of three gradients made it 7.3 for the joint prior and 9.5 for the single layer on MNIST; "
+        "of one gradient 2.8 and 4.5, and 2.2 and 2.4 on Fashion-MNIST. The width of the energies and the number of "
+        "sampling steps were chosen earlier by the distance to held-out images. Other seeds had no part in it.",
     )
     published: ClassVar[Mapping[str, float]] = {
         f"cut/{data}/{rival}": cut
