@@ -98,6 +98,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._numbers: dict[object, int] = {}
         self._floats: dict[object, tuple[Tensor, Tensor]] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether torch is to keep its compiler out of here, for which it would load all of it, in about a second."""
+        return False
+
     def __enter__(self) -> Self:
         """May be entered again while it is active, as decompositions do."""
         self._tokens.append(_TRACER.set(self))

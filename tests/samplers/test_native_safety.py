@@ -423,3 +423,15 @@ def test_interrupt() -> None:
         process.send_signal(signal.SIGINT)
         _, complaint = process.communicate(timeout=30)
     assert b"KeyboardInterrupt" in complaint
+
+
+def test_tracing_loads_no_other_compiler() -> None:
+    """Which would take longer than all that the engine does before its first result."""
+    code = (
+        "import sys, torch\n"
+        "from lamina.samplers import HMC, sample\n"
+        "energy = lambda x: 0.5 * x.square().sum(-1)\n"
+        "sample(energy, HMC(), torch.zeros(4, 2), num_samples=2, noise=0, engine='native', show_progress=False)\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
