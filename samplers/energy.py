@@ -246,7 +246,7 @@ def _backward(value: Tensor, leaf: Tensor, ones: Tensor) -> tuple[Tensor | None,
     """`torch.autograd.grad`; of plain tensors on the CPU by what that calls after a long look at its arguments.
 
     The look takes a third of the time of a small energy and its gradient. What is called has no public name: where a
-    version of PyTorch calls it otherwise, the public function serves.
+    version of PyTorch lacks that name, the public function serves.
     """
     if _ENGINE is not None and type(value) is Tensor and value.is_cpu:
         found: tuple[Tensor | None, ...] = _ENGINE.run_backward(

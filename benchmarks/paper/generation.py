@@ -17,7 +17,7 @@ from .study import Cell, Figures, Place, Preset, Study, over_seeds, table_of
 from .training import config_of, settings_of, train
 
 OURS = "joint"
-"""What the goals are about: the joint prior in two stages, the default of `lamina train`."""
+"""What the goals are about: the joint prior in two stages."""
 
 RIVALS = ("gaussian", "single", "published")
 

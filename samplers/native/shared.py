@@ -71,13 +71,15 @@ class Shared:
         for loop in loops:
             shared.counters.update(_counters(loop))
         for value in sorted(live, key=lambda value: value.number):
-            known = shared.values | shared.counters.keys()
-            if value.op in _OPS and value.kind in ("int", "bool") and set(value.operands) <= known:
+            if value.op in _OPS and value.kind in ("int", "bool") and all(map(shared._has, value.operands)):
                 shared.values.add(value)
             shared._read(value.operands, value)
         shared._read([operand for loop in loops for operand in (*loop.before, *loop.after)], None)
         shared._read(outputs, None)
         return shared
+
+    def _has(self, value: Value) -> bool:
+        return value in self.values or value in self.counters
 
     def _read(self, operands: Iterable[Operand], user: Value | None) -> None:
         for operand in operands:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lamina.samplers import HMC, MALA, ULA, Kernel
+from lamina.samplers.native import build
 
 
 @pytest.fixture(
@@ -22,3 +23,12 @@ def kernel(request: pytest.FixtureRequest) -> Kernel[Any]:
     """Every kernel, with a step size for targets of unit scale."""
     chosen: Kernel[Any] = request.param
     return chosen
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that are compiled, or found compiled, during a test."""
+    seen: list[str] = []
+    load = build.load
+    monkeypatch.setattr(build, "load", lambda source: (seen.append(source), load(source))[1])
+    return seen

@@ -74,15 +74,6 @@ def mixture(x: Tensor) -> Tensor:
     return -torch.logsumexp(WEIGHTS - 0.5 * (x.unsqueeze(1) - MODES).square().sum(2), dim=1)
 
 
-@pytest.fixture
-def programs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The texts that are compiled, or found compiled, during a test."""
-    seen: list[str] = []
-    load = build.load
-    monkeypatch.setattr(build, "load", lambda source: (seen.append(source), load(source))[1])
-    return seen
-
-
 def is_looped(program: str) -> bool:
     return "for (int64_t a = 0; a < " in program
 

@@ -102,15 +102,6 @@ def energy(x: Tensor) -> Tensor:
     return 0.01 * x.square().sum(1)
 
 
-@pytest.fixture
-def programs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The texts that are compiled, or found compiled, during a test."""
-    seen: list[str] = []
-    load = build.load
-    monkeypatch.setattr(build, "load", lambda source: (seen.append(source), load(source))[1])
-    return seen
-
-
 def native_and_eager(kernel: Any) -> None:
     start = torch.randn(67, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     options = {"num_samples": 40, "noise": 3, "collect": kernel.info_fields, "show_progress": False}
