@@ -72,7 +72,12 @@ def log_ratio(current: Tensor, proposed: Tensor, kinetic_change: Tensor) -> Tens
 
 def half_square(r: Tensor) -> Tensor:
     """|r|^2 / 2 of every row, a column (C, 1) in float64: kinetic energy of a whitened momentum."""
-    squares = r.double().square()
-    if squares.shape[1] > _SHORT_ROW:
-        return 0.5 * squares.sum(dim=1, keepdim=True)
-    return 0.5 * functools.reduce(torch.add, squares.unbind(dim=1)).unsqueeze(1)
+    return 0.5 * row_sum(r.double().square())
+
+
+def row_sum(terms: Tensor) -> Tensor:
+    """The sum of every row, a column (C, 1) in float64."""
+    terms = terms.double()
+    if terms.shape[1] > _SHORT_ROW:
+        return terms.sum(dim=1, keepdim=True)
+    return functools.reduce(torch.add, terms.split(1, dim=1))

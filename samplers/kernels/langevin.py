@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..accept import half_square, log_ratio
+from ..accept import log_ratio, row_sum
 from ..energy import Target
 from ..kernel import PlainKernel, State
 from ..metric import from_white, to_white
@@ -36,19 +36,17 @@ class LangevinKernel(PlainKernel[LangevinParams]):
 def propose(target: Target, state: State, xi: Tensor, params: LangevinParams) -> tuple[State, Tensor]:
     """One Langevin proposal, and the log of its Metropolis-Hastings ratio.
 
-    x' = x - h P grad(x) + sqrt(2 h) L xi, with P = L L^T. The noise that would lead back from x' to x is
-    sqrt(h/2) L^T (grad(x) + grad(x')) - xi, so that log q(x'|x) - log q(x|x') is a difference of two half
-    squares: no subtraction of nearby positions, and no inverse of L.
+    x' = x - h P grad(x) + sqrt(2 h) L xi, with P = L L^T. The noise that would lead back from x' to x is kick - xi,
+    with kick = sqrt(h/2) L^T (grad(x) + grad(x')), so that log q(x'|x) - log q(x|x') = |kick - xi|^2 / 2 - |xi|^2 / 2 =
+    kick . (kick / 2 - xi): no subtraction of nearby positions or of large squares, and no inverse of L.
 
     Source: Roberts and Tweedie (1996), Bernoulli 2(4), sections 1.4.1 and 1.4.2, preconditioned by P.
 
     Returns:
         The proposed state and the log ratio (C, 1) in float64.
     """
-    scale = torch.sqrt(2 * params.step_size)
-    drift = params.step_size * to_white(params.factor, state.grad)
-    position = state.position + from_white(params.factor, scale * xi - drift)
+    half = torch.sqrt(0.5 * params.step_size)
+    position = state.position + from_white(params.factor, 2 * half * (xi - half * to_white(params.factor, state.grad)))
     energy, grad = target(position)
-    back = 0.5 * scale * to_white(params.factor, state.grad + grad) - xi
-    ratio = log_ratio(state.energy, energy, half_square(back) - half_square(xi))
-    return State(position, energy, grad), ratio
+    kick = half * to_white(params.factor, state.grad + grad)
+    return State(position, energy, grad), log_ratio(state.energy, energy, row_sum(kick * (0.5 * kick - xi)))
