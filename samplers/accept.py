@@ -80,4 +80,4 @@ def row_sum(terms: Tensor) -> Tensor:
     terms = terms.double()
     if terms.shape[1] > _SHORT_ROW:
         return terms.sum(dim=1, keepdim=True)
-    return functools.reduce(torch.add, terms.split(1, dim=1))
+    return functools.reduce(torch.add, terms.unbind(dim=1)).unsqueeze(1)
