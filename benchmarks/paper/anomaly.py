@@ -50,7 +50,8 @@ class Anomaly(Study):
         f"The judging score is `{SCORE}`, fixed for all digits: how rare three scores are together among training "
         "images, by Fisher's combination. `energy` is the EBM prior's correction of its base alone; `independence` "
         "that of a Gaussian with independent entries; `unexplained` is the share of the image's variance that the "
-        "reconstruction misses. Published scores are joint densities, here `chain-joint` and `joint/0`.",
+        "reconstruction misses, its error smoothed by one pixel. Published scores are joint densities, here "
+        "`chain-joint` and `joint/0`.",
         "Models and score were chosen by trials with the digits 2, 6 and 8 as anomalies, which are not among the five. "
         "Before that, `energy` and `unexplained` themselves came out of trials with 1, 4 and 9, seed 0.",
     )

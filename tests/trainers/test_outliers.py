@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from lamina.samplers import HMC, ParameterError
@@ -23,6 +24,7 @@ from lamina.trainers.evaluation import (
     share_without_number,
 )
 from lamina.trainers.evaluation.layers import LayerSampler
+from lamina.trainers.evaluation.outliers import smoothed
 from lamina.trainers.evaluation.selection import DAMAGES
 
 NUM = 2500
@@ -173,6 +175,18 @@ def test_what_is_unexplained_is_a_share_of_the_image(toy: Any, config: TrainConf
     found = scorer(x, generator=seeded(1))["unexplained"]
     assert found.isfinite().all()
     assert found[:4].max() < found[4:].min()
+
+
+def test_a_stroke_that_is_off_counts_less_than_one_that_is_missing() -> None:
+    """Both errors have the same squares; SciPy agrees about the smoothing."""
+    off, missing = torch.zeros(2, 1, 16, 12, dtype=torch.float64)[:, None].unbind()
+    off[0, 0, :, 5], off[0, 0, :, 6] = 1, -1
+    missing[0, 0, :, 5:7] = 1
+    error = torch.cat([off, missing])
+    found = smoothed(error)
+    expected = gaussian_filter(error.numpy(), sigma=(0, 0, 1, 1), mode="constant", radius=(0, 0, 3, 3))
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
+    assert 8 * found[0].square().sum() < found[1].square().sum()
 
 
 def test_independence_is_the_prior_against_the_product_of_its_marginals(toy: Any, config: TrainConfig) -> None:
