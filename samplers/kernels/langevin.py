@@ -36,9 +36,10 @@ class LangevinKernel(PlainKernel[LangevinParams]):
 def propose(target: Target, state: State, xi: Tensor, params: LangevinParams) -> tuple[State, Tensor]:
     """One Langevin proposal, and the log of its Metropolis-Hastings ratio.
 
-    x' = x - h P grad(x) + sqrt(2 h) L xi, with P = L L^T. The noise that would lead back from x' to x is kick - xi,
-    with kick = sqrt(h/2) L^T (grad(x) + grad(x')), so that log q(x'|x) - log q(x|x') = |kick - xi|^2 / 2 - |xi|^2 / 2 =
-    kick . (kick / 2 - xi): no subtraction of nearby positions or of large squares, and no inverse of L.
+    x' = x - h P grad(x) + sqrt(2 h) L xi, with P = L L^T: one leapfrog step of sqrt(2 h). The noise that would lead
+    back from x' to x is kick - xi, with kick = sqrt(h/2) L^T (grad(x) + grad(x')), so that log q(x'|x) - log q(x|x') =
+    |kick - xi|^2 / 2 - |xi|^2 / 2 = kick . (kick / 2 - xi): no subtraction of nearby positions or of large squares, and
+    no inverse of L.
 
     Source: Roberts and Tweedie (1996), Bernoulli 2(4), sections 1.4.1 and 1.4.2, preconditioned by P.
 
@@ -46,7 +47,8 @@ def propose(target: Target, state: State, xi: Tensor, params: LangevinParams) ->
         The proposed state and the log ratio (C, 1) in float64.
     """
     half = torch.sqrt(0.5 * params.step_size)
-    position = state.position + from_white(params.factor, 2 * half * (xi - half * to_white(params.factor, state.grad)))
+    momentum = torch.addcmul(xi, half, to_white(params.factor, state.grad), value=-1)
+    position = torch.addcmul(state.position, half, from_white(params.factor, momentum), value=2)
     energy, grad = target(position)
     kick = half * to_white(params.factor, state.grad + grad)
     return State(position, energy, grad), log_ratio(state.energy, energy, row_sum(kick * (0.5 * kick - xi)))

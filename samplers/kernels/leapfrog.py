@@ -35,11 +35,11 @@ def leapfrog(
     """
 
     def body(x: Tensor, r: Tensor, energy: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x = x + step_size * from_white(factor, r)
+        x = torch.addcmul(x, step_size, from_white(factor, r))
         energy, grad = target(x)
-        return x, r - step_size * to_white(factor, grad), energy, grad
+        return x, torch.addcmul(r, step_size, to_white(factor, grad), value=-1), energy, grad
 
-    r = momentum - 0.5 * step_size * to_white(factor, state.grad)
+    r = torch.addcmul(momentum, step_size, to_white(factor, state.grad), value=-0.5)
     x, r, energy, grad = repeat(num_steps, body, (state.position, r, state.energy, state.grad))
-    end = r + 0.5 * step_size * to_white(factor, grad)
+    end = torch.addcmul(r, step_size, to_white(factor, grad), value=0.5)
     return State(x, energy, grad), end, torch.full_like(energy, num_steps)

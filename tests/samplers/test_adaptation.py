@@ -53,9 +53,12 @@ def scales(value: float) -> Tensor:
 @pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
 @pytest.mark.parametrize("kernel", KERNELS, ids=ids)
 def test_warm_up_reaches_its_target(kernel: Kernel[Any], scale: float) -> None:
-    """Acceptance is measured afterwards, with frozen parameters: 10,000 steps, a standard error below 0.01."""
+    """Acceptance is measured afterwards, with frozen parameters: 10,000 steps, a standard error below 0.01.
+
+    After 600 steps of warm-up, HMC is 0.01 to 0.02 above its target; after 300 it was 0.04 to 0.05.
+    """
     context = scales(scale)
-    result = sample(energy, kernel, start(context), num_samples=200, num_warmup=300, context=context, noise=1)
+    result = sample(energy, kernel, start(context), num_samples=200, num_warmup=600, context=context, noise=1)
     assert kernel.target_accept is not None
     assert result.warmup is not None
     assert result.warmup.target_accept == kernel.target_accept

@@ -61,6 +61,11 @@ def _mul(tracer: Tracer, x: Any, y: Any) -> Symbolic:
     return pointwise(tracer, "and" if dtype == torch.bool else "mul", x, y, dtype=dtype)
 
 
+@rule("addcmul")
+def _addcmul(tracer: Tracer, x: Tensor, first: Tensor, second: Tensor, *, value: float = 1) -> Any:
+    return x - first * second if value == -1 else x + (value * first) * second
+
+
 @rule("div", "true_divide")
 def _div(tracer: Tracer, x: Any, y: Any, *, rounding_mode: str | None = None) -> Any:
     if rounding_mode is not None:
