@@ -12,7 +12,7 @@ Nothing is replaced by zero, and no energy is clamped. The comparison is made in
 from __future__ import annotations
 
 import functools
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -38,8 +38,8 @@ def accept(
         proposed: Where the chains might go.
         current: Where they are.
         log_ratio: Log of the Metropolis-Hastings ratio, (C, 1), float64.
-        uniform: Uniform noise on (0, 1], (C, 1). None accepts every move that is not impossible, which is
-            how an unadjusted kernel keeps out of NaN.
+        uniform: Uniform noise on (0, 1], (C, 1). None accepts every move to where a chain can stand, which is how an
+            unadjusted kernel keeps out of NaN.
         num_grad_evals: Gradients spent on the proposal, (C, 1).
 
     Returns:
@@ -47,7 +47,7 @@ def accept(
     """
     is_undefined = torch.isnan(log_ratio) | (proposed.energy == -torch.inf)
     log_ratio = torch.where(is_undefined, -torch.inf, log_ratio)
-    is_accepted = log_ratio > -torch.inf if uniform is None else torch.log(uniform) < log_ratio
+    is_accepted = can_stand(proposed) if uniform is None else torch.log(uniform) < log_ratio
     state = select(is_accepted, proposed, current)
     size = log_ratio.abs()
     is_large = (size > DIVERGENCE_THRESHOLD) & (size < torch.inf)
@@ -60,6 +60,13 @@ def accept(
         num_grad_evals=num_grad_evals,
     )
     return state, info
+
+
+def can_stand(state: StateLike) -> Tensor:
+    """Whether energy, gradient, and all else in a state but its position are finite, and their sum is, (C, 1)."""
+    _, *fields = cast(tuple[Tensor, ...], state)
+    total = functools.reduce(torch.add, [row_sum(field) for field in fields if field.is_floating_point()])
+    return total.abs() < torch.inf  # false of NaN
 
 
 def log_ratio(current: Tensor, proposed: Tensor, kinetic_change: Tensor) -> Tensor:
@@ -76,8 +83,9 @@ def half_square(r: Tensor) -> Tensor:
 
 
 def row_sum(terms: Tensor) -> Tensor:
-    """The sum of every row, a column (C, 1) in float64."""
-    terms = terms.double()
+    """The sum of every row, a column (C, 1)."""
+    if terms.shape[1] == 1:
+        return terms
     if terms.shape[1] > _SHORT_ROW:
         return terms.sum(dim=1, keepdim=True)
     return functools.reduce(torch.add, terms.unbind(dim=1)).unsqueeze(1)

@@ -16,8 +16,11 @@ from .kernel import InfoLike, Kernel, Noise, StateLike, is_per_chain
 from .noise import NoiseSource, noise_from_state
 from .totals import Totals
 
-Move: TypeAlias = Callable[[Target, Any, Noise, Any], tuple[Any, Any]]
+Step: TypeAlias = Callable[[Target, Any, Noise, Any], tuple[Any, Any]]
 """What `Kernel.step` is."""
+
+Move: TypeAlias = Callable[[Target, Any, Noise, Any], Any]
+"""What `Kernel.move` is."""
 
 
 class Record(NamedTuple):
@@ -34,6 +37,11 @@ class Record(NamedTuple):
     thinning: int = 1
     draws: Tensor | None = None
     collect: Sequence[str] = ()
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nobody asks how steps go."""
+        return self.totals.is_empty and not self.collect
 
 
 class Eager:
@@ -76,7 +84,8 @@ class Eager:
         self._parts: list[tuple[slice, Target]] = (
             [(index, self.target.rows(index)) for index in slices] if len(slices) > 1 else [(slice(None), self.target)]
         )
-        self._move: Move = kernel.step
+        self._step: Step = kernel.step
+        self._move: Move = kernel.move
         self.reason = "eager: asked for"
         self._begin(chains, noise)
 
@@ -89,10 +98,11 @@ class Eager:
         other._begin(chains, noise_from_state(chains.noise_state, chains.matrix.device))
         return other
 
-    def moved_by(self, move: Move, view: Callable[[Target], Target]) -> Eager:
+    def moved_by(self, step: Step, view: Callable[[Target], Target]) -> Eager:
         """The same run by another form of the kernel's step, on another form of the targets."""
         other = copy.copy(self)
-        other._move, other._parts = move, [(index, view(target)) for index, target in self._parts]
+        other._step, other._move = step, lambda *arguments: step(*arguments)[0]
+        other._parts = [(index, view(target)) for index, target in self._parts]
         return other
 
     def init(self) -> StateLike:
@@ -113,18 +123,27 @@ class Eager:
 
     def step(self, state: StateLike) -> tuple[StateLike, InfoLike]:
         """Move all chains once, with the parameters as they are now."""
-        noise = self.noise.draw(self.kernel.sites, state.position, self._steps)
-        self._steps += 1
-        return self.move(state, noise)
+        return self.move(state, self._draw(state))
 
     def move(self, state: StateLike, noise: Noise) -> tuple[StateLike, InfoLike]:
         """Move all chains once by this noise, which counts as no step."""
+        results = self._by_parts(self._step, state, noise)
+        return _join([state for state, _ in results]), _join([info for _, info in results])
+
+    def _draw(self, state: StateLike) -> Noise:
+        """The noise of the next step."""
+        noise = self.noise.draw(self.kernel.sites, state.position, self._steps)
+        self._steps += 1
+        return noise
+
+    def _by_parts(self, move: Move, state: StateLike, noise: Noise) -> list[Any]:
+        """What a move makes of each sub-batch of chains."""
         with torch.no_grad():
             if len(self._parts) == 1:
-                return self._move(self._parts[0][1], state, noise, self.params)
+                return [move(self._parts[0][1], state, noise, self.params)]
             sites = self.kernel.sites
-            results = [
-                self._move(
+            return [
+                move(
                     target,
                     _rows_of_state(state, index),
                     {name: values if sites[name].is_shared else values[index] for name, values in noise.items()},
@@ -132,7 +151,6 @@ class Eager:
                 )
                 for index, target in self._parts
             ]
-            return _join([state for state, _ in results]), _join([info for _, info in results])
 
     def advance(self, state: StateLike, num_draws: int, record: Record) -> tuple[StateLike, dict[str, Tensor]]:
         """Move all chains, and keep every so many steps where they are.
@@ -148,6 +166,9 @@ class Eager:
         kept: dict[str, list[Tensor]] = {name: [] for name in record.collect}
         for draw in range(num_draws):
             for _ in range(record.thinning):
+                if record.is_silent:
+                    state = _join(self._by_parts(self._move, state, self._draw(state)))
+                    continue
                 state, info = self.step(state)
                 record.totals.add(info)
             if record.draws is not None:

@@ -1,6 +1,6 @@
 """The kernel contract: what a sampler is, what its steps read, and what they tell.
 
-A kernel is a frozen dataclass of static choices. Its three methods are pure functions on matrices: positions
+A kernel is a frozen dataclass of static choices. Its methods are pure functions on matrices: positions
 are (C, D), every per-chain number is a column (C, 1), and plain broadcasting does the rest. They draw nothing
 themselves (noise is declared and handed in), branch on no values, and change no inputs, so that one definition
 serves every engine.
@@ -221,6 +221,13 @@ class Kernel(ABC, Generic[ParamsT]):
             noise: The filled sites.
             params: The parameters.
         """
+
+    def move(self, target: Target, state: Any, noise: Noise, params: ParamsT) -> StateLike:
+        """The state that `step` leads to, for runs that tell nothing about their steps.
+
+        A kernel may leave out here what only its Info needs.
+        """
+        return self.step(target, state, noise, params)[0]
 
     def memory(self, state: Any) -> dict[str, Tensor]:
         """What chains remember besides their positions, such as momenta: a row per chain, no caches of an energy."""

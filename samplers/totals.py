@@ -35,6 +35,11 @@ class Totals:
         self.moves = first_energies(zero) if has_moves and "total_energy" in kernel.info_fields else {}
         self.num_steps = 0
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is added up."""
+        return not self.sums and not self.moves
+
     def add(self, info: InfoLike) -> None:
         """Take in one step."""
         self.sums = {name: total + getattr(info, name) for name, total in self.sums.items()}

@@ -33,22 +33,26 @@ class LangevinKernel(PlainKernel[LangevinParams]):
         return LangevinParams(step_size, factor)
 
 
-def propose(target: Target, state: State, xi: Tensor, params: LangevinParams) -> tuple[State, Tensor]:
-    """One Langevin proposal, and the log of its Metropolis-Hastings ratio.
+def propose(target: Target, state: State, xi: Tensor, params: LangevinParams) -> State:
+    """One Langevin proposal: x' = x - h P grad(x) + sqrt(2 h) L xi, with P = L L^T.
 
-    x' = x - h P grad(x) + sqrt(2 h) L xi, with P = L L^T: one leapfrog step of sqrt(2 h). The noise that would lead
-    back from x' to x is kick - xi, with kick = sqrt(h/2) L^T (grad(x) + grad(x')), so that log q(x'|x) - log q(x|x') =
-    |kick - xi|^2 / 2 - |xi|^2 / 2 = kick . (kick / 2 - xi): no subtraction of nearby positions or of large squares, and
-    no inverse of L.
-
-    Source: Roberts and Tweedie (1996), Bernoulli 2(4), sections 1.4.1 and 1.4.2, preconditioned by P.
-
-    Returns:
-        The proposed state and the log ratio (C, 1) in float64.
+    Source: Roberts and Tweedie (1996), Bernoulli 2(4), section 1.4.1, preconditioned by P. Written as one leapfrog step
+    of length sqrt(2 h) with momentum xi.
     """
     half = torch.sqrt(0.5 * params.step_size)
     momentum = torch.addcmul(xi, half, to_white(params.factor, state.grad), value=-1)
     position = torch.addcmul(state.position, half, from_white(params.factor, momentum), value=2)
-    energy, grad = target(position)
-    kick = half * to_white(params.factor, state.grad + grad)
-    return State(position, energy, grad), log_ratio(state.energy, energy, row_sum(kick * (0.5 * kick - xi)))
+    return State(position, *target(position))
+
+
+def log_hastings(state: State, proposed: State, xi: Tensor, params: LangevinParams) -> Tensor:
+    """Log of the Metropolis-Hastings ratio of a Langevin proposal, (C, 1) in float64.
+
+    The noise that would lead back from x' to x is kick - xi, with kick = sqrt(h/2) L^T (grad(x) + grad(x')), so that
+    log q(x'|x) - log q(x|x') = |kick - xi|^2 / 2 - |xi|^2 / 2 = kick . (kick / 2 - xi): no subtraction of nearby
+    positions or of large squares, and no inverse of L.
+
+    Source: Roberts and Tweedie (1996), Bernoulli 2(4), section 1.4.2, preconditioned by P.
+    """
+    kick = torch.sqrt(0.5 * params.step_size) * to_white(params.factor, state.grad + proposed.grad)
+    return log_ratio(state.energy, proposed.energy, row_sum((kick * (0.5 * kick - xi)).double()))

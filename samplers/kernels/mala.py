@@ -13,7 +13,7 @@ from ..checks import check_fraction, check_positive
 from ..energy import Target
 from ..kernel import Info, Noise, State
 from ..noise import Site
-from .langevin import LangevinKernel, LangevinParams, propose
+from .langevin import LangevinKernel, LangevinParams, log_hastings, propose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,5 +43,6 @@ class MALA(LangevinKernel):
 
     def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
         """See `Kernel.step`."""
-        proposed, ratio = propose(target, state, noise["xi"], params)
+        proposed = propose(target, state, noise["xi"], params)
+        ratio = log_hastings(state, proposed, noise["xi"], params)
         return accept(proposed, state, ratio, noise["u"], torch.ones_like(ratio))

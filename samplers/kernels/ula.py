@@ -8,12 +8,13 @@ from typing import ClassVar
 
 import torch
 
-from ..accept import accept
+from ..accept import accept, can_stand
 from ..checks import check_positive
 from ..energy import Target
 from ..kernel import Info, Noise, State
+from ..loops import select
 from ..noise import Site
-from .langevin import LangevinKernel, LangevinParams, propose
+from .langevin import LangevinKernel, LangevinParams, log_hastings, propose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,5 +47,11 @@ class ULA(LangevinKernel):
 
     def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
         """See `Kernel.step`."""
-        proposed, ratio = propose(target, state, noise["xi"], params)
+        proposed = propose(target, state, noise["xi"], params)
+        ratio = log_hastings(state, proposed, noise["xi"], params)
         return accept(proposed, state, ratio, None, torch.ones_like(ratio))
+
+    def move(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> State:
+        """See `Kernel.move`: without the ratio, which decides nothing."""
+        proposed = propose(target, state, noise["xi"], params)
+        return select(can_stand(proposed), proposed, state)

@@ -22,8 +22,8 @@ class WithoutCorrection(MALA):
     """Forgets the proposal densities."""
 
     def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
-        proposed, ratio = propose(target, state, noise["xi"], params)
-        ratio = log_ratio(state.energy, proposed.energy, 0 * ratio)
+        proposed = propose(target, state, noise["xi"], params)
+        ratio = log_ratio(state.energy, proposed.energy, 0 * proposed.energy)
         return accept(proposed, state, ratio, noise["u"], 0 * ratio + 1)
 
 

@@ -123,8 +123,8 @@ class WithoutCorrection(MALA):
     """Forgets the proposal densities."""
 
     def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
-        proposed, ratio = propose(target, state, noise["xi"], params)
-        ratio = log_ratio(state.energy, proposed.energy, torch.zeros_like(ratio))
+        proposed = propose(target, state, noise["xi"], params)
+        ratio = log_ratio(state.energy, proposed.energy, torch.zeros_like(proposed.energy))
         return accept(proposed, state, ratio, noise["u"], torch.ones_like(ratio))
 
 

@@ -29,7 +29,7 @@ from lamina.samplers import (
 )
 from lamina.samplers.accept import accept
 from lamina.samplers.kernel import Noise
-from lamina.samplers.kernels.langevin import LangevinKernel, LangevinParams, propose
+from lamina.samplers.kernels.langevin import LangevinKernel, LangevinParams, log_hastings, propose
 
 NUM_CHAINS, DIM = 50, 5
 KERNELS: list[Kernel[Any]] = [MALA(), HMC(num_leapfrog_steps=3)]
@@ -195,7 +195,9 @@ class TwoMALAs(LangevinKernel):
         parts = zip(noise["xi"].chunk(2, dim=1), noise["u"].split(1, dim=1), params.step_size.unbind(-1), strict=True)
         for xi, u, step_size in parts:
             h = step_size.unsqueeze(1) if step_size.ndim else step_size
-            proposed, ratio = propose(target, state, xi, params._replace(step_size=h))
+            of_part = params._replace(step_size=h)
+            proposed = propose(target, state, xi, of_part)
+            ratio = log_hastings(state, proposed, xi, of_part)
             state, info = accept(proposed, state, ratio, u, torch.ones_like(ratio))
             infos.append(info)
         both = Info(*(torch.cat(fields, dim=1) for fields in zip(*infos, strict=True)))

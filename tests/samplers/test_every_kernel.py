@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from lamina.benchmarks.densities import Banana, Density, Funnel, GaussianMixture, LogGamma
-from lamina.samplers import HMC, MALA, ULA, Chains, GeneratorNoise, Kernel, Target, run, sample
+from lamina.samplers import HMC, MALA, ULA, Chains, GeneratorNoise, Kernel, StateError, Target, run, sample
 from lamina.samplers.accept import accept
+from lamina.samplers.engines import EngineName
 from lamina.samplers.kernel import Info, Noise, State
 from lamina.samplers.kernels.barker import Barker
 from lamina.samplers.kernels.clipped import Clipped
@@ -168,6 +169,23 @@ def test_runs_may_be_split_over_chains_and_resumed(kernel: Kernel[Any]) -> None:
     rest = run(density, kernel, stored, num_steps=2, chain_batch_size=2)
     assert torch.equal(rest.chains.matrix, whole.chains.matrix)
     assert (whole.displacement > 0).all()
+
+
+@pytest.mark.parametrize("kernel", [*KERNELS.values(), ULA(), MALA(), HMC()], ids=[*KERNELS, "ula", "mala", "hmc"])
+@pytest.mark.parametrize("engine", ["eager", "native"])
+def test_runs_that_tell_nothing_go_the_same_way(kernel: Kernel[Any], engine: EngineName) -> None:
+    """Bit for bit in eager, where steps are those of `Kernel.move`; up to rounding in programs that leave out more."""
+    density, _ = TARGETS["banana"]
+    x = exact_draws(density, torch.float64)[0][:50]
+    told, silent = (
+        run(density, kernel, x, num_steps=5, noise=3, engine=engine, chain_batch_size=size, summarise=summarise)
+        for summarise, size in ((True, None), (False, 7))
+    )
+    tolerance = 0 if engine == "eager" else 1e-12
+    torch.testing.assert_close(silent.chains.matrix, told.chains.matrix, rtol=tolerance, atol=tolerance)
+    assert (silent.displacement > 0).any()
+    with pytest.raises(StateError, match="summarise"):
+        _ = silent.accept_prob
 
 
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)

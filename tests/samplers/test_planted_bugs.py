@@ -21,7 +21,7 @@ from lamina.samplers import HMC, MALA, Info, Kernel, Position, Site, State, Targ
 from lamina.samplers.accept import accept, half_square, log_ratio
 from lamina.samplers.kernel import Noise
 from lamina.samplers.kernels.hmc import HMCInfo, HMCParams
-from lamina.samplers.kernels.langevin import LangevinKernel, LangevinParams, propose
+from lamina.samplers.kernels.langevin import LangevinKernel, LangevinParams, log_hastings, propose
 from lamina.samplers.kernels.leapfrog import leapfrog
 from lamina.samplers.metric import from_white, to_white
 from lamina.samplers.testing import CDF, TARGETS, Banana, Report, Skewed, SmallTarget, check_kernel
@@ -40,8 +40,8 @@ class WithoutCorrection(MALA):
     """Forgets the proposal densities."""
 
     def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
-        proposed, ratio = propose(target, state, noise["xi"], params)
-        ratio = log_ratio(state.energy, proposed.energy, torch.zeros_like(ratio))
+        proposed = propose(target, state, noise["xi"], params)
+        ratio = log_ratio(state.energy, proposed.energy, torch.zeros_like(proposed.energy))
         return accept(proposed, state, ratio, noise["u"], torch.ones_like(ratio))
 
 
@@ -49,8 +49,8 @@ class CorrectionReversed(MALA):
     """Adds the log ratio of the proposal densities where it should be subtracted."""
 
     def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
-        proposed, ratio = propose(target, state, noise["xi"], params)
-        ratio = 2 * (state.energy - proposed.energy) - ratio
+        proposed = propose(target, state, noise["xi"], params)
+        ratio = 2 * (state.energy - proposed.energy) - log_hastings(state, proposed, noise["xi"], params)
         return accept(proposed, state, ratio, noise["u"], torch.ones_like(ratio))
 
 
@@ -58,8 +58,8 @@ class RatioClamped(MALA):
     """Takes bad moves with a probability of 0.1 at least."""
 
     def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
-        proposed, ratio = propose(target, state, noise["xi"], params)
-        ratio = ratio.exp().clamp(min=0.1).log()
+        proposed = propose(target, state, noise["xi"], params)
+        ratio = log_hastings(state, proposed, noise["xi"], params).exp().clamp(min=0.1).log()
         return accept(proposed, state, ratio, noise["u"], torch.ones_like(ratio))
 
 
@@ -280,18 +280,20 @@ class Pair(LangevinKernel):
 
     def step(self, target: Target, state: PairState, noise: Noise, params: LangevinParams) -> tuple[PairState, Info]:
         xi, u = noise["xi"].chunk(2, dim=1), noise["u"].chunk(2, dim=1)
-        cold, info = self.move(target, State(*state[:3]), 1.0, xi[0], u[0], params)
-        hot, _ = self.move(target, State(*state[3:]), HOT, xi[1], u[1], params)
+        cold, info = self.tempered_move(target, State(*state[:3]), 1.0, xi[0], u[0], params)
+        hot, _ = self.tempered_move(target, State(*state[3:]), HOT, xi[1], u[1], params)
         ratio = self.swap_ratio(cold.energy.double(), hot.energy.double())
         after, _ = accept(PairState(*hot, *cold), PairState(*cold, *hot), ratio, noise["swap"], ratio)
         return after, info._replace(energy=after.energy)
 
-    def move(
+    def tempered_move(
         self, target: Target, state: State, beta: float, xi: Tensor, u: Tensor, params: LangevinParams
     ) -> tuple[State, Info]:
         """A step of MALA on the density to the power beta, from energies that are not tempered to such."""
         tempered = target.replicated(torch.full_like(state.energy, beta))
-        proposed, ratio = propose(tempered, State(state.position, beta * state.energy, beta * state.grad), xi, params)
+        current = State(state.position, beta * state.energy, beta * state.grad)
+        proposed = propose(tempered, current, xi, params)
+        ratio = log_hastings(current, proposed, xi, params)
         proposed = State(proposed.position, proposed.energy / beta, proposed.grad / beta)
         return accept(proposed, state, ratio, u, torch.ones_like(ratio))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
-from lamina.samplers import MALA, ULA, GeneratorNoise, Target
+from lamina.samplers import MALA, ULA, Energy, GeneratorNoise, Target
 from lamina.samplers.position import Layout
 from lamina.samplers.testing import CDF, InvarianceReport, check_invariance
 
@@ -84,26 +86,33 @@ def test_acceptance_is_that_of_mala_on_the_same_noise(mass: Tensor | None) -> No
     assert 0.2 < float(adjusted.is_accepted.double().mean()) < 0.99
 
 
+def beyond(wall: float) -> Callable[[Tensor], Tensor]:
+    """A half-normal law whose energy is the wall on the other side."""
+    return lambda x: torch.where(x > 0, x.square() / 2, wall).sum(1)
+
+
+def without_gradient(x: Tensor) -> Tensor:
+    """A half-normal law whose energy goes on smoothly on the other side, but whose gradient is NaN there."""
+    return (x.square() / 2 + 0 * (x * (x > 0)).sqrt()).sum(1)
+
+
 @pytest.mark.parametrize(
-    ("wall", "is_divergent"), [(torch.nan, True), (torch.inf, False)], ids=["nan", "outside-the-support"]
+    ("energy", "is_divergent"),
+    [(beyond(torch.nan), True), (beyond(torch.inf), False), (beyond(-torch.inf), True), (without_gradient, True)],
+    ids=["nan", "outside-the-support", "bottomless", "no-gradient"],
 )
-def test_moves_into_nan_or_out_of_the_support_are_refused(wall: float, is_divergent: bool) -> None:
-    """A half-normal law whose energy is NaN, or infinite, on the other side."""
-
-    def half_normal(x: Tensor) -> Tensor:
-        return torch.where(x > 0, x.square() / 2, wall).sum(1)
-
+def test_moves_to_where_no_chain_can_stand_are_refused(energy: Energy, is_divergent: bool) -> None:
     x = gaussian(PRECISION, seed=0)[:1000, :1].abs()
-    target, kernel = Target(half_normal, Layout.of(x), len(x)), ULA(step_size=0.3)
+    target, kernel = Target(energy, Layout.of(x), len(x)), ULA(step_size=0.3)
     params = kernel.init_params(x)
     state = kernel.init(target, x, params)
+    noise = GeneratorNoise(torch.Generator().manual_seed(1)).draw(kernel.sites, x, 0)
 
-    after, info = kernel.step(
-        target, state, GeneratorNoise(torch.Generator().manual_seed(1)).draw(kernel.sites, x, 0), params
-    )
+    after, info = kernel.step(target, state, noise, params)
 
     refused = ~info.is_accepted
     assert 100 < int(refused.sum()) < 900
     assert torch.equal(info.is_divergent, refused & is_divergent)
     assert torch.equal(after.position[refused], x[refused])
     assert (after.position > 0).all()
+    assert all(map(torch.equal, after, kernel.move(target, state, noise, params)))
