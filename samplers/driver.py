@@ -263,8 +263,8 @@ def run(
         noise: See `sample`.
         params: See `sample`.
         record_energies: Keep the energy of every step.
-        summarise: Add up acceptance and divergences. Without, programs of the native engine leave out what they were
-            computed for alone, such as the acceptance that unadjusted kernels only tell.
+        summarise: Add up acceptance and divergences. Without, what they alone need is left out, such as the acceptance
+            that unadjusted kernels only tell: by the native engine always, by the others where the kernel says how.
         chain_batch_size: See `sample`.
         engine: See `sample`. Eager by default: the native engine traces the energy anew in every call, which is some
             tens of milliseconds, to see what has changed in it.
