@@ -50,11 +50,11 @@ def compiled(eager: Eager, state: StateLike) -> Eager:
         raise NotTraceableError(f"{type(kernel).__name__} finds out on the way how much noise a step needs")
     trial = CounterNoise(0).draw(kernel.sites, state.position, 0)
     with recorded_by(_FixedLoops(kernel)):
-        eager.move(state, trial)
+        eager.step_by(state, trial)
     engine = eager.moved_by(partial(_by_graph, _step_of(eager.energy, kernel), kernel), _GraphTarget.of)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's own; those of the energy have been shown
-        engine.move(state, trial)
+        engine.step_by(state, trial)
     engine.reason = "compile: each step is one compiled graph"
     return engine
 

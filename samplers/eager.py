@@ -123,9 +123,9 @@ class Eager:
 
     def step(self, state: StateLike) -> tuple[StateLike, InfoLike]:
         """Move all chains once, with the parameters as they are now."""
-        return self.move(state, self._draw(state))
+        return self.step_by(state, self._draw(state))
 
-    def move(self, state: StateLike, noise: Noise) -> tuple[StateLike, InfoLike]:
+    def step_by(self, state: StateLike, noise: Noise) -> tuple[StateLike, InfoLike]:
         """Move all chains once by this noise, which counts as no step."""
         results = self._by_parts(self._step, state, noise)
         return _join([state for state, _ in results]), _join([info for _, info in results])

@@ -318,7 +318,7 @@ class SwapAtOneTemperature(Pair):
 class CorrectionNotTempered(Pair):
     """Tempers the energies of the hot replica, but not the gradients in the correction of its proposal."""
 
-    def move(
+    def tempered_move(
         self, target: Target, state: State, beta: float, xi: Tensor, u: Tensor, params: LangevinParams
     ) -> tuple[State, Info]:
         tempered = State(state.position, state.energy, beta * state.grad)
@@ -392,7 +392,7 @@ class TemperedTransition(LangevinKernel):
         return accept(there, state, log_weight, noise["last"], torch.full_like(log_weight, num_sweeps))
 
     def _sweep(self, target: Target, state: State, beta: float, xi: Tensor, u: Tensor, params: LangevinParams) -> State:
-        return Pair().move(target, state, beta, xi, u, params)[0]
+        return Pair().tempered_move(target, state, beta, xi, u, params)[0]
 
 
 def test_an_extra_sweep_inside_a_tempered_move_is_found() -> None:
