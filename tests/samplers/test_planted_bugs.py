@@ -33,6 +33,12 @@ def failed(report: Report) -> set[str]:
     return {check.name for check in report.failures}
 
 
+def proposal(target: Target, state: State, xi: Tensor, params: LangevinParams) -> tuple[State, Tensor]:
+    """What MALA proposes, and its log ratio."""
+    proposed = propose(target, state, xi, params)
+    return proposed, log_hastings(state, proposed, xi, params)
+
+
 # --- The wrong law -----------------------------------------------------------------------------------------------
 
 
@@ -292,8 +298,7 @@ class Pair(LangevinKernel):
         """A step of MALA on the density to the power beta, from energies that are not tempered to such."""
         tempered = target.replicated(torch.full_like(state.energy, beta))
         current = State(state.position, beta * state.energy, beta * state.grad)
-        proposed = propose(tempered, current, xi, params)
-        ratio = log_hastings(current, proposed, xi, params)
+        proposed, ratio = proposal(tempered, current, xi, params)
         proposed = State(proposed.position, proposed.energy / beta, proposed.grad / beta)
         return accept(proposed, state, ratio, u, torch.ones_like(ratio))
 
@@ -460,7 +465,7 @@ class KeepsGradientOfProposal(MALA):
     """Carries the proposal's gradient along, even where the proposal was rejected. Invariance tests miss it."""
 
     def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
-        proposed, ratio = propose(target, state, noise["xi"], params)
+        proposed, ratio = proposal(target, state, noise["xi"], params)
         after, info = accept(proposed, state, ratio, noise["u"], torch.ones_like(ratio))
         return after._replace(grad=proposed.grad), info
 
@@ -508,7 +513,7 @@ class NaNBecomesZero(MALA):
     """Replaces an undefined log ratio by a number."""
 
     def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
-        proposed, ratio = propose(target, state, noise["xi"], params)
+        proposed, ratio = proposal(target, state, noise["xi"], params)
         return accept(proposed, state, torch.nan_to_num(ratio), noise["u"], torch.ones_like(ratio))
 
 
@@ -527,7 +532,7 @@ class LogRatioClamped(MALA):
     """Clamps the log ratio, so that what is impossible becomes unlikely."""
 
     def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
-        proposed, ratio = propose(target, state, noise["xi"], params)
+        proposed, ratio = proposal(target, state, noise["xi"], params)
         return accept(proposed, state, ratio.clamp(-50, 50), noise["u"], torch.ones_like(ratio))
 
 
@@ -535,7 +540,7 @@ class FallsIntoTheBottomless(MALA):
     """Takes whatever has the lower energy."""
 
     def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
-        proposed, ratio = propose(target, state, noise["xi"], params)
+        proposed, ratio = proposal(target, state, noise["xi"], params)
         after, info = accept(proposed, state, ratio, noise["u"], torch.ones_like(ratio))
         is_lower = proposed.energy == -torch.inf
         return State(*(torch.where(is_lower, new, old) for new, old in zip(proposed, after, strict=True))), info
@@ -545,7 +550,7 @@ class OverflowsBeforeDeciding(MALA):
     """Decides by the energies alone where a proposal is far away."""
 
     def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
-        proposed, ratio = propose(target, state, noise["xi"], params)
+        proposed, ratio = proposal(target, state, noise["xi"], params)
         is_far = ~((proposed.position - state.position).abs() < 1e10).all(dim=1, keepdim=True)
         return accept(proposed, state, torch.where(is_far, 0.0, ratio), noise["u"], torch.ones_like(ratio))
 
@@ -554,7 +559,7 @@ class EnergiesClamped(MALA):
     """Clamps energies, so that two huge ones compare equal."""
 
     def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
-        proposed, ratio = propose(target, state, noise["xi"], params)
+        proposed, ratio = proposal(target, state, noise["xi"], params)
         change = log_ratio(state.energy, proposed.energy, torch.zeros_like(ratio))
         clamped = log_ratio(state.energy.clamp(max=1e10), proposed.energy.clamp(max=1e10), torch.zeros_like(ratio))
         return accept(proposed, state, ratio - change + clamped, noise["u"], torch.ones_like(ratio))
