@@ -205,6 +205,13 @@ def check_determinism(bench: Bench) -> Finding:
     return Finding(not differing and not repeating, f"{found}, with a generator and with counter-based noise")
 
 
+def check_silence(bench: Bench) -> Finding:
+    """A run that tells nothing about its steps goes where one goes that does."""
+    told, silent = ({"position": bench.run(3, noise=1, summarise=tells).chains.matrix} for tells in (True, False))
+    differing = _differences(told, silent)
+    return Finding(not differing, f"{_named(differing)} between what `step` and `move` lead to")
+
+
 def check_resuming(bench: Bench) -> Finding:
     """A run that is stored and continued half-way ends as one that was not."""
     differing = []
@@ -507,6 +514,7 @@ CONTRACT: Mapping[str, tuple[Callable[[Bench], Finding], str]] = {
     ),
     "declared noise": (check_declared_noise, "Look for a draw inside the step: all noise comes from declared sites."),
     "determinism": (check_determinism, "Look for state outside of State and Params, or for noise that is not used."),
+    "silence": (check_silence, "Let `move` lead where `step` leads; a kernel that says nothing else inherits that."),
     "resuming": (check_resuming, "Look for what the next step reads but neither `memory` nor `restore` knows."),
     "inputs": (check_inputs, "Look for operations in place (names ending in _), and for backward() on the energy."),
     "cache": (check_cache, "Look for fields that are not selected together with the position on acceptance."),

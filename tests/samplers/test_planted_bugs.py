@@ -565,6 +565,13 @@ class EnergiesClamped(MALA):
         return accept(proposed, state, ratio - change + clamped, noise["u"], torch.ones_like(ratio))
 
 
+class MovesWithoutDeciding(MALA):
+    """Rejects where it tells about it, and accepts everything elsewhere."""
+
+    def move(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> State:
+        return propose(target, state, noise["xi"], params)
+
+
 class WithTrajectory(HMC):
     """HMC that shows its trajectory."""
 
@@ -594,6 +601,7 @@ BROKEN: Sequence[tuple[Kernel[Any], str]] = (
     (DrawsByItself(step_size=0.3), "declared noise"),
     (DrawsByItself(step_size=0.3), "determinism"),
     (IsBlindToItsSeed(step_size=0.3), "determinism"),
+    (MovesWithoutDeciding(step_size=0.3), "silence"),
     (ForgetsMomenta(step_size=0.3), "resuming"),
     (ForgetsMomenta(step_size=0.3), "cache"),
     (WorksInPlace(step_size=0.3), "inputs"),
