@@ -5,6 +5,8 @@
 - Plus infinity as the proposed energy (outside the support) is a plain rejection; a chain that stands there itself,
   as one may whose energy was changed under it, takes any proposal inside.
 - An energy error beyond +-1000 is flagged as a divergence; it decides nothing.
+- An unadjusted kernel takes each move to where a chain can stand, and only tells what an adjusted one would compare. So
+  a chain that stands on NaN itself, as one may whose energy was changed under it, is flagged, but leaves.
 
 Nothing is replaced by zero, and no energy is clamped. The comparison is made in float64.
 """
@@ -63,8 +65,8 @@ def accept(
 
 
 def can_stand(state: StateLike) -> Tensor:
-    """Whether energy, gradient, and all else in a state but its position are finite, and their sum is, (C, 1)."""
-    _, *fields = cast(tuple[Tensor, ...], state)
+    """Whether position, energy, gradient and what else a state holds are finite, and their sum is, (C, 1)."""
+    fields = cast(tuple[Tensor, ...], state)
     total = functools.reduce(torch.add, [row_sum(field) for field in fields if field.is_floating_point()])
     return total.abs() < torch.inf  # false of NaN
 

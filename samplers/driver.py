@@ -248,9 +248,9 @@ def run(
     """Move chains a few steps: the form for training loops.
 
     Nothing is stored on the way, the parameters stay as they are, and the host waits for nothing, save where a
-    kernel's loops depend on values (NUTS, RandomisedHMC, MAMS). Values are
-    not checked: a chain that starts where its energy is NaN stays there and is counted as divergent. A seed as
-    `noise` makes the same draws in every call: in a loop pass a generator, or the `chains` of the last run.
+    kernel's loops depend on values (NUTS, RandomisedHMC, MAMS). Values are not checked: a chain that starts where its
+    energy is NaN is counted as divergent, and stays there unless the kernel is an unadjusted one, whose chains leave.
+    A seed as `noise` makes the same draws in every call: in a loop pass a generator, or the `chains` of the last run.
 
     Args:
         energy: See `sample`.
@@ -264,7 +264,7 @@ def run(
         params: See `sample`.
         record_energies: Keep the energy of every step.
         summarise: Add up acceptance and divergences. Without, what they alone need is left out, such as the acceptance
-            that unadjusted kernels only tell: by the native engine always, by the others where the kernel says how.
+            that unadjusted kernels only tell: by the native engine always, by eager where the kernel says how.
         chain_batch_size: See `sample`.
         engine: See `sample`. Eager by default: the native engine traces the energy anew in every call, which is some
             tens of milliseconds, to see what has changed in it.

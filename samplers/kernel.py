@@ -172,6 +172,11 @@ class Kernel(ABC, Generic[ParamsT]):
 
     target_accept: float | tuple[float, ...] | None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "step" in vars(cls) and "move" not in vars(cls):
+            cls.move = Kernel.move  # type: ignore[method-assign]
+
     @property
     @abstractmethod
     def sites(self) -> Mapping[str, Site]:
@@ -225,7 +230,8 @@ class Kernel(ABC, Generic[ParamsT]):
     def move(self, target: Target, state: Any, noise: Noise, params: ParamsT) -> StateLike:
         """The state that `step` leads to, for runs that tell nothing about their steps.
 
-        A kernel may leave out here what only its Info needs.
+        A kernel may leave out here what only its Info needs. A class that overrides `step` alone does not inherit the
+        `move` of another step.
         """
         return self.step(target, state, noise, params)[0]
 

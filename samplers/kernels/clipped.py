@@ -93,6 +93,10 @@ class Clipped(Kernel[Params]):
         """See `Kernel.step`."""
         return self.kernel.step(ClippedTarget(target, self.max_norm), state, noise, params)
 
+    def move(self, target: Target, state: Any, noise: Noise, params: Params) -> StateLike:
+        """See `Kernel.move`."""
+        return self.kernel.move(ClippedTarget(target, self.max_norm), state, noise, params)
+
     def memory(self, state: Any) -> dict[str, Tensor]:
         """See `Kernel.memory`."""
         return self.kernel.memory(state)

@@ -55,4 +55,4 @@ def log_hastings(state: State, proposed: State, xi: Tensor, params: LangevinPara
     Source: Roberts and Tweedie (1996), Bernoulli 2(4), section 1.4.2, preconditioned by P.
     """
     kick = torch.sqrt(0.5 * params.step_size) * to_white(params.factor, state.grad + proposed.grad)
-    return log_ratio(state.energy, proposed.energy, row_sum((kick * (0.5 * kick - xi)).double()))
+    return log_ratio(state.energy, proposed.energy, row_sum(kick.double() * (0.5 * kick - xi)))

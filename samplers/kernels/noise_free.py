@@ -46,6 +46,6 @@ class NoiseFreeLangevin(LangevinKernel):
         drift = params.step_size * from_white(params.factor, to_white(params.factor, state.grad))
         position = state.position - drift
         proposed = State(position, *target(position))
-        # Zero times the gradient: an undefined one refuses the move, or the chain would never leave that place.
+        # Zero times the gradient: a move to where it is undefined is not only refused but flagged.
         ratio = log_ratio(state.energy, proposed.energy, 0 * half_square(proposed.grad))
         return accept(proposed, state, ratio, None, torch.ones_like(ratio))

@@ -207,8 +207,8 @@ def check_determinism(bench: Bench) -> Finding:
 
 def check_silence(bench: Bench) -> Finding:
     """A run that tells nothing about its steps goes where one goes that does."""
-    told, silent = ({"position": bench.run(3, noise=1, summarise=tells).chains.matrix} for tells in (True, False))
-    differing = _differences(told, silent)
+    ends = [bench.run(3, noise=1, summarise=tells).chains for tells in (True, False)]
+    differing = _differences(*({"position": chains.matrix, **chains.memory} for chains in ends))
     return Finding(not differing, f"{_named(differing)} between what `step` and `move` lead to")
 
 

@@ -56,6 +56,13 @@ OTHERS: dict[str, Kernel[Any]] = {
     "noise-free": NoiseFreeLangevin(),
 }
 
+PLAIN: dict[str, Kernel[Any]] = {
+    "ula": ULA(),
+    "mala": MALA(),
+    "hmc": HMC(),
+    "clipped-ula": Clipped(kernel=ULA(), max_norm=0.5),
+}
+
 KERNELS = {name: kernel for name, (kernel, _) in EXACT.items()} | OTHERS
 
 
@@ -171,7 +178,7 @@ def test_runs_may_be_split_over_chains_and_resumed(kernel: Kernel[Any]) -> None:
     assert (whole.displacement > 0).all()
 
 
-@pytest.mark.parametrize("kernel", [*KERNELS.values(), ULA(), MALA(), HMC()], ids=[*KERNELS, "ula", "mala", "hmc"])
+@pytest.mark.parametrize("kernel", [*KERNELS.values(), *PLAIN.values()], ids=[*KERNELS, *PLAIN])
 @pytest.mark.parametrize("engine", ["eager", "native"])
 def test_runs_that_tell_nothing_go_the_same_way(kernel: Kernel[Any], engine: EngineName) -> None:
     """Bit for bit in eager, where steps are those of `Kernel.move`; up to rounding in programs that leave out more."""

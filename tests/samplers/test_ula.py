@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lamina.samplers import MALA, ULA, Energy, GeneratorNoise, Target
+from lamina.samplers.kernels.langevin import LangevinKernel
 from lamina.samplers.position import Layout
 from lamina.samplers.testing import CDF, InvarianceReport, check_invariance
 
@@ -101,8 +102,11 @@ def without_gradient(x: Tensor) -> Tensor:
     [(beyond(torch.nan), True), (beyond(torch.inf), False), (beyond(-torch.inf), True), (without_gradient, True)],
     ids=["nan", "outside-the-support", "bottomless", "no-gradient"],
 )
-def test_moves_to_where_no_chain_can_stand_are_refused(energy: Energy, is_divergent: bool) -> None:
-    x = gaussian(PRECISION, seed=0)[:1000, :1].abs()
+@pytest.mark.parametrize("dim", [1, 6])
+def test_moves_to_where_no_chain_can_stand_are_refused(energy: Energy, is_divergent: bool, dim: int) -> None:
+    """In six dimensions the wall is right across the first; the others are short of it."""
+    x = gaussian(PRECISION, seed=0)[: 1000 * dim, :1].abs().reshape(1000, dim)
+    x[:, 1:] += 10
     target, kernel = Target(energy, Layout.of(x), len(x)), ULA(step_size=0.3)
     params = kernel.init_params(x)
     state = kernel.init(target, x, params)
@@ -113,6 +117,37 @@ def test_moves_to_where_no_chain_can_stand_are_refused(energy: Energy, is_diverg
     refused = ~info.is_accepted
     assert 100 < int(refused.sum()) < 900
     assert torch.equal(info.is_divergent, refused & is_divergent)
-    assert torch.equal(after.position[refused], x[refused])
+    assert torch.equal(after.position[refused.squeeze(1)], x[refused.squeeze(1)])
     assert (after.position > 0).all()
     assert all(map(torch.equal, after, kernel.move(target, state, noise, params)))
+
+
+def test_a_chain_without_a_gradient_stays_where_it_is() -> None:
+    """Its drift is NaN, and so would be its position, which an energy may find perfectly fine."""
+
+    def energy(x: Tensor) -> Tensor:
+        near = x.abs() < 10
+        return torch.where(near, torch.where(near, x, 1).abs().sqrt(), 50).sum(1)
+
+    x = torch.zeros(4, 1, dtype=torch.float64)
+    target, kernel = Target(energy, Layout.of(x), len(x)), ULA(step_size=0.1)
+    params = kernel.init_params(x)
+    state = kernel.init(target, x, params)
+    noise = GeneratorNoise(torch.Generator().manual_seed(1)).draw(kernel.sites, x, 0)
+    assert state.grad.isnan().all()
+    after, info = kernel.step(target, state, noise, params)
+    assert torch.equal(after.position, x)
+    assert info.is_divergent.all()
+    assert torch.equal(kernel.move(target, state, noise, params).position, x)
+
+
+@pytest.mark.parametrize("kernel", [ULA(step_size=0.1), MALA(step_size=0.1)], ids=["ula", "mala"])
+def test_a_huge_gradient_in_float32_is_an_error_and_not_a_wall(kernel: LangevinKernel) -> None:
+    """Its square leaves the range of float32, but not that of the ratio: a divergence, told as such."""
+    x = gaussian(PRECISION, seed=0)[:100, :1].float()
+    target = Target(lambda x: 1e3 * (1 - torch.cos(1e18 * x)).sum(1), Layout.of(x), len(x))
+    params = kernel.init_params(x)
+    noise = GeneratorNoise(torch.Generator().manual_seed(1)).draw(kernel.sites, x, 0)
+    _, info = kernel.step(target, kernel.init(target, x, params), noise, params)
+    assert info.energy_error.isfinite().all()
+    assert info.is_divergent.all()

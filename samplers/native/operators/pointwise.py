@@ -63,7 +63,9 @@ def _mul(tracer: Tracer, x: Any, y: Any) -> Symbolic:
 
 @rule("addcmul")
 def _addcmul(tracer: Tracer, x: Tensor, first: Tensor, second: Tensor, *, value: float = 1) -> Any:
-    return x - first * second if value == -1 else x + (value * first) * second
+    if value == -1:
+        return x - first * second  # as written by hand: one rounding, and no negated copy of a factor
+    return x + (value * first) * second
 
 
 @rule("div", "true_divide")
