@@ -163,10 +163,11 @@ class Eager:
         Returns:
             Where they stand now, and the fields as of the steps kept, (num_draws, C, width) each.
         """
+        is_silent = record.is_silent
         kept: dict[str, list[Tensor]] = {name: [] for name in record.collect}
         for draw in range(num_draws):
             for _ in range(record.thinning):
-                if record.is_silent:
+                if is_silent:
                     state = _join(self._by_parts(self._move, state, self._draw(state)))
                     continue
                 state, info = self.step(state)

@@ -21,6 +21,7 @@ from lamina.samplers.kernel import Info, Noise, State
 from lamina.samplers.kernels.barker import Barker
 from lamina.samplers.kernels.clipped import Clipped
 from lamina.samplers.kernels.ghmc import GHMC
+from lamina.samplers.kernels.langevin import LangevinParams
 from lamina.samplers.kernels.malt import MALT
 from lamina.samplers.kernels.noise_free import NoiseFreeLangevin
 from lamina.samplers.kernels.rwm import RWM
@@ -193,6 +194,19 @@ def test_runs_that_tell_nothing_go_the_same_way(kernel: Kernel[Any], engine: Eng
     assert (silent.displacement > 0).any()
     with pytest.raises(StateError, match="summarise"):
         _ = silent.accept_prob
+
+
+class Halting(ULA):
+    """Stays where it is."""
+
+    def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
+        return state, super().step(target, state, noise, params)[1]
+
+
+def test_another_step_comes_without_the_move_of_the_old_one() -> None:
+    density, _ = TARGETS["banana"]
+    x = exact_draws(density, torch.float64)[0][:5]
+    assert torch.equal(run(density, Halting(), x, num_steps=3, noise=0, summarise=False).position, x)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)

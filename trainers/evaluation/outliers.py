@@ -33,7 +33,6 @@ prior is not published, here chains move them with z_{>k} held.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -227,11 +226,11 @@ def _unexplained(x: Tensor, mean: Tensor) -> Tensor:
     return (error + _FLOOR).log() - (variance + _FLOOR).log()
 
 
-def smoothed(images: Tensor, width: float = 1.0) -> Tensor:
-    """Images (C, channels, H, W) under a Gaussian of so many pixels, with zeros around them."""
-    reach = math.ceil(3 * width)
+def smoothed(images: Tensor) -> Tensor:
+    """Images (C, channels, H, W) under a Gaussian of one pixel, cut off at three, with zeros around them."""
+    reach = 3
     offsets = torch.arange(-reach, reach + 1, dtype=images.dtype, device=images.device)
-    weights = torch.softmax(-0.5 * (offsets / width).square(), 0)
+    weights = torch.softmax(-0.5 * offsets.square(), 0)
     channels = images.flatten(0, 1).unsqueeze(1)
     rows = conv2d(channels, weights.reshape(1, 1, 1, -1), padding=(0, reach))
     return conv2d(rows, weights.reshape(1, 1, -1, 1), padding=(reach, 0)).reshape(images.shape)

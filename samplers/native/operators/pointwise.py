@@ -64,7 +64,7 @@ def _mul(tracer: Tracer, x: Any, y: Any) -> Symbolic:
 @rule("addcmul")
 def _addcmul(tracer: Tracer, x: Tensor, first: Tensor, second: Tensor, *, value: float = 1) -> Any:
     if value == -1:
-        return x - first * second  # as written by hand: one rounding, and no negated copy of a factor
+        return x - first * second  # not the sum with a negated factor, which is an operation more
     return x + (value * first) * second
 
 
