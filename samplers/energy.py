@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function
 
 from .checks import check_positive
 from .errors import EnergyError, ParameterError, PositionError
@@ -243,12 +244,13 @@ def _gradient(value: Tensor, leaf: Tensor) -> Tensor:
 
 
 def _backward(value: Tensor, leaf: Tensor, ones: Tensor) -> tuple[Tensor | None, ...]:
-    """`torch.autograd.grad`; of plain tensors on the CPU by what that calls after a long look at its arguments.
+    """`torch.autograd.grad`; on the CPU by what that calls after a long look at its arguments.
 
-    The look takes a third of the time of a small energy and its gradient. What is called has no public name: where a
-    version of PyTorch lacks that name, the public function serves.
+    The look takes a third of the time of a small energy and its gradient, and, the first time, half a second for what
+    it imports. What is called has no public name: where a version of PyTorch lacks that name, the public function
+    serves.
     """
-    if _ENGINE is not None and type(value) is Tensor and value.is_cpu:
+    if _ENGINE is not None and value.is_cpu and not has_torch_function((value,)):
         found: tuple[Tensor | None, ...] = _ENGINE.run_backward(
             (value,), (ones,), False, False, (leaf,), allow_unreachable=True, accumulate_grad=False
         )

@@ -299,20 +299,21 @@ def within(loop: Loop, roots: Iterable[Operand]) -> set[Value]:
 def live_values(roots: Iterable[Operand]) -> set[Value]:
     """Everything that the roots depend on."""
     live: set[Value] = set()
-    todo = [root for root in roots if isinstance(root, Value)]
+    todo: list[object] = list(roots)
     while todo:
         value = todo.pop()
-        if value in live:
+        if not isinstance(value, Value) or value in live:
             continue
         live.add(value)
-        needed: list[object] = list(value.args)
-        if value.op in ("carried", "result"):
-            loop, i = value.args
-            assert isinstance(loop, Loop)
-            assert isinstance(i, int)
-            needed = [loop.carried[i], loop.before[i], loop.after[i]]
-            needed += [v for j in range(loop.num_going) for v in (loop.carried[j], loop.before[j], loop.after[j])]
-        todo += [arg for arg in needed if isinstance(arg, Value)]
+        if value.op not in ("carried", "result"):
+            todo += value.args
+            continue
+        loop, i = value.args
+        assert isinstance(loop, Loop)
+        assert isinstance(i, int)
+        todo += (loop.carried[i], loop.before[i], loop.after[i])
+        if loop.num_going:
+            todo += loop.carried[: loop.num_going]  # which bring what is before and after them
     return live
 
 

@@ -153,7 +153,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         from .operators import RULES  # they are written in terms of this class
 
         rule = RULES.get(name)
-        result = rule(self, *args, **kwargs) if rule else NotImplemented
+        with self:  # or torch would ask whether what rules pass to it lies on many machines, and load what can tell
+            result = rule(self, *args, **kwargs) if rule else NotImplemented
         if result is not NotImplemented:
             return result
         if not any(map(_has_values, _tensors((*args, *kwargs.values())))):

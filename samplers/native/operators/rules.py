@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..symbolic import Array, Symbolic, Tracer
+from ..symbolic import KINDS, Array, Symbolic, Tracer
 
 Rule: TypeAlias = Callable[..., Any]
 """Gets a tracer and the operator's arguments as PyTorch passes them; `NotImplemented`: there is no rule for these."""
@@ -30,8 +31,26 @@ def rule(*names: str) -> Callable[[RuleT], RuleT]:
 
 
 def result_type(x: Any, y: Any) -> torch.dtype:
-    """PyTorch's promotion."""
-    return torch.result_type(x, y)
+    """PyTorch's promotion, asked of stand-ins: asked of what is traced, it would be traced as well."""
+    return _promoted(_stand_in(x), _stand_in(y))
+
+
+_promoted = lru_cache(maxsize=None, typed=True)(torch.result_type)
+
+_STAND_INS = {
+    (dtype, has_axes): torch.empty((1,) * has_axes, dtype=dtype, device="meta")
+    for dtype in KINDS
+    for has_axes in (False, True)
+}
+"""All that promotion looks at in a tensor."""
+
+
+def _stand_in(operand: Any) -> Any:
+    """A tensor of the same dtype that has axes where the operand does; of a number, one of its type."""
+    if not isinstance(operand, Tensor):
+        return type(operand)()
+    Tracer.kind(operand.dtype)  # raises where programs have no such numbers
+    return _STAND_INS[operand.dtype, operand.ndim > 0]
 
 
 def floating(dtype: torch.dtype) -> torch.dtype:
