@@ -8,7 +8,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from ..accept import DIVERGENCE_THRESHOLD, half_square, log_ratio
 from ..checks import check_count, check_fraction, check_positive
@@ -108,7 +107,7 @@ class _Tree(NamedTuple):
 
 
 class _Doubling(NamedTuple):
-    """What is carried from leaf to leaf of one doubling; K is the largest depth.
+    """What is carried from leaf to leaf of one doubling; it has K sizes of subtrees.
 
     Attributes:
         is_growing: Whether the chain needs more leaves.
@@ -116,7 +115,7 @@ class _Doubling(NamedTuple):
         end: The last of them.
         choice: From all of them.
         momentum_sum: Over them.
-        first_momenta: Momenta at the first leaves of those subtrees that are not complete, (C, K D).
+        first_momenta: Momenta at the first leaves of the subtrees that this leaf is in, (C, K D).
         sums_before: `momentum_sum` before each of these leaves, (C, K D).
         accept_sum: As in `_Tree`.
         has_stopped: Whether the integration failed, or a subtree turned.
@@ -193,9 +192,8 @@ class NUTS(PlainKernel[NUTSParams]):
             def add_leaf(*fields: Any) -> _Doubling:
                 doubling = _Doubling(*fields)
                 leaf = _next_leaf(target, doubling.end, step_size, params.factor)
-                return _add(
-                    doubling, leaf, _error(start, leaf), noise["leaf"].at(tree.num_leaves + doubling.leaf), tree.depth
-                )
+                num_before = 2**tree.depth - 1 + doubling.leaf  # all doublings before this one are complete
+                return _add(doubling, leaf, _error(start, leaf), noise["leaf"].at(num_before), tree.depth)
 
             doubling = while_any(add_leaf, _begin(tree, is_forward, self.max_tree_depth))
             return _end(tree, doubling, is_forward, noise["doubling"].gather(1, tree.depth), self.max_tree_depth)
@@ -237,7 +235,7 @@ def _seed(start: _Point) -> _Tree:
 
 def _begin(tree: _Tree, is_forward: Tensor, max_depth: int) -> _Doubling:
     """A doubling without leaves yet, from one end of the tree."""
-    slots = torch.zeros_like(tree.momentum_sum).repeat(1, max_depth)
+    slots = torch.zeros_like(tree.momentum_sum).repeat(1, max(max_depth - 1, 1))
     no = torch.zeros_like(tree.is_growing)
     return _Doubling(
         is_growing=tree.is_growing,
@@ -270,8 +268,8 @@ def _add(doubling: _Doubling, leaf: _Point, error: Tensor, uniform: Tensor, dept
     """Take in a leaf; stop where it failed, or where a subtree that it completes turns."""
     has_failed = ~(error <= DIVERGENCE_THRESHOLD)
     log_weight = torch.where(has_failed, -torch.inf, -error)
-    gain, total = _add_weight(doubling.choice.log_weight, log_weight, leaf.momentum.dtype)
-    is_chosen = uniform <= torch.sigmoid(gain)
+    total, share, whole = _add_weight(doubling.choice.log_weight, log_weight, leaf.momentum.dtype)
+    is_chosen = uniform * whole <= share
     chosen = _Choice(*leaf[:3], error, total)
     momentum_sum = doubling.momentum_sum + leaf.momentum
     first, before, is_turning = _turn_in_subtree(doubling, leaf.momentum, momentum_sum)
@@ -284,44 +282,38 @@ def _add(doubling: _Doubling, leaf: _Point, error: Tensor, uniform: Tensor, dept
         momentum_sum=momentum_sum,
         first_momenta=first,
         sums_before=before,
-        accept_sum=doubling.accept_sum + _at_most_one(log_weight.to(gain.dtype)),
+        accept_sum=doubling.accept_sum + torch.exp(log_weight.to(share.dtype).clamp(max=0)),
         has_stopped=has_stopped,
         is_divergent=has_failed & (leaf.energy != torch.inf),
     )
 
 
-def _add_weight(log_weight: Tensor, added: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """By how much what is added exceeds the log of a weight, and the log of both together.
+def _add_weight(log_weight: Tensor, added: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """The log of two weights together; and what is added, and both together, relative to the larger one.
 
     Weights are kept in float64, since energies may be large. Of their difference, which is not, the precision of the
     energies that they come from is enough.
     """
     gain = (added - log_weight).to(dtype)
-    return gain, torch.maximum(log_weight, added) + softplus(-gain.abs())
-
-
-def _at_most_one(log_weight: Tensor) -> Tensor:
-    """The weight, or one."""
-    return torch.exp(log_weight.clamp(max=0))
+    smaller = torch.exp(-gain.abs())
+    total = torch.maximum(log_weight, added) + torch.log1p(smaller)
+    return total, torch.where(gain > 0, 1.0, smaller), 1 + smaller
 
 
 def _turn_in_subtree(doubling: _Doubling, momentum: Tensor, momentum_sum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What to remember with this leaf, and whether any balanced subtree that ends with it turns.
 
-    Leaf n, in binary, says it all: a leaf with even n begins subtrees, and is remembered in the slot given by the
-    number of ones above its lowest bit; a leaf with odd n ends one subtree for each of its trailing ones, whose first
-    leaves lie in the slots from the same number downwards.
+    A doubling consists of subtrees of 2 leaves, side by side, and of 4, of 8, and so on. There is a slot for each size,
+    with the first leaf of the subtree that the leaves have come to.
 
     Returns:
         `first_momenta` and `sums_before` with this leaf, and a column.
     """
     num_chains, dim = momentum.shape
     slot = torch.arange(doubling.first_momenta.shape[1] // dim, device=momentum.device)
-    bits = (doubling.leaf >> slot) & 1
-    top = bits[:, 1:].sum(dim=1, keepdim=True)
-    num_ended = bits.cumprod(dim=1).sum(dim=1, keepdim=True)
-    is_begun = ((slot == top) & (bits[:, :1] == 0)).unsqueeze(2)
-    is_ended = (slot <= top) & (slot > top - num_ended)
+    size = 2 << slot
+    place = doubling.leaf & (size - 1)  # the remainder
+    is_begun, is_ended = (place == 0).unsqueeze(2), place == size - 1
 
     shape = (num_chains, len(slot), dim)
     first = torch.where(is_begun, momentum.unsqueeze(1), doubling.first_momenta.view(shape))
@@ -335,8 +327,8 @@ def _end(tree: _Tree, doubling: _Doubling, is_forward: Tensor, uniform: Tensor, 
     back = select(is_forward, tree.back, doubling.end)
     front = select(is_forward, doubling.end, tree.front)
     old, new = tree.choice, doubling.choice
-    gain, total = _add_weight(old.log_weight, new.log_weight, tree.momentum_sum.dtype)
-    is_chosen = uniform <= _at_most_one(gain)
+    total, share, _ = _add_weight(old.log_weight, new.log_weight, tree.momentum_sum.dtype)
+    is_chosen = uniform <= share  # as likely as new weight over old, at most 1
     choice = select(is_chosen, new, old)._replace(log_weight=total)
     momentum_sum, depth = tree.momentum_sum + doubling.momentum_sum, tree.depth + 1
     is_turning = _is_turning(back.momentum, front.momentum, momentum_sum)

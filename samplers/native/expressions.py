@@ -153,9 +153,9 @@ class Expressions:
     def _expression(self, value: Value) -> str:
         op, args = value.op, value.args
         if op == "uniform_at":
-            step, k, site, i = args
-            step, k = self.name(step, "int"), self.name(k, "int")  # type: ignore[arg-type]
-            return f"uniform_at<{i}>(keys + {2 * self._sites.index(site)}, {step}, {k}, chain)"  # type: ignore[arg-type]
+            _, k, site, i = args
+            index = self.shared_name(k) if k in self.shared.values else self.name(k, "int")  # type: ignore[arg-type]
+            return f"uniform_at<{i}>(keys + {2 * self._sites.index(site)}, step, {index}, chain)"  # type: ignore[arg-type]
         names = self._names_of(value, args)  # type: ignore[arg-type]
         if op == "where" and args[0] in self.shared.values:
             return f"{self.shared_name(args[0])} ? {names[1]} : {names[2]}"

@@ -24,7 +24,6 @@ def print_noise(sites: Mapping[str, Site], dtype: torch.dtype, dim: int, express
         expressions: Of the program.
     """
     numbers = expressions.numbers
-    yield from (f"const I v{numbers[value]} = full<I>((int32_t)step);" for value in numbers if value.op == "step")
     wanted: dict[object, dict[object, Value]] = {name: {} for name in sites}
     for value in numbers:
         if value.op in ("normal", "uniform"):

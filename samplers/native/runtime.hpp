@@ -842,14 +842,21 @@ template <class T, int n> INLINE Lanes<T, n> pow_(Lanes<T, n> x, Lanes<T, n> y) 
 
 // --------------------------------------------------------------------------------------------------- 7. random numbers
 
+INLINE uint32_t rotate_left(uint32_t x, int count) { return (x << count) | (x >> (32 - count)); }
 template <int n> INLINE Lanes<uint32_t, n> rotate_left(Lanes<uint32_t, n> x, int count) {
     return (x << count) | (x >> (32 - count));
 }
 
-// Threefry-2x32-20 (Salmon, Moraes, Dror and Shaw 2011): encrypts the counters x, y with the key.
-INLINE void threefry(U k0, U k1, U& x, U& y) {
+template <class W> INLINE W same(uint32_t word) {
+    if constexpr (sizeof(W) == sizeof word) return word;
+    else return full<W>(word);
+}
+
+// Threefry-2x32-20 (Salmon, Moraes, Dror and Shaw 2011): encrypts the counters x, y with the key. Words are single ones
+// or lanes of them.
+template <class W> INLINE void threefry(W k0, W k1, W& x, W& y) {
     constexpr int rotations[8] = {13, 15, 26, 6, 17, 29, 16, 24};
-    const U keys[3] = {k0, k1, k0 ^ k1 ^ full<U>(0x1BD11BDA)};
+    const W keys[3] = {k0, k1, k0 ^ k1 ^ same<W>(0x1BD11BDA)};
     x = x + k0;
     y = y + k1;
 #pragma GCC unroll 20
@@ -859,7 +866,7 @@ INLINE void threefry(U k0, U k1, U& x, U& y) {
         if (i % 4 == 3) {
             int injection = i / 4 + 1;
             x = x + keys[injection % 3];
-            y = y + (keys[(injection + 1) % 3] + full<U>(injection));
+            y = y + (keys[(injection + 1) % 3] + same<W>(injection));
         }
     }
 }
@@ -965,12 +972,22 @@ INLINE void uniforms_of(const uint32_t* key, U chain, uint32_t count, D& a, D& b
     a = uniform(chain), b = uniform(other);
 }
 
-// Number i of index k of an indexed site: every step and index have a key of their own.
-template <int i> INLINE D uniform_at(const uint32_t* key, I step, I k, U chain) {
-    U key_one = as_words(step), key_other = as_words(k), other = full<U>(i / 2);
-    threefry(key[0], key[1], key_one, key_other);
-    threefry(key_one, key_other, chain, other);
-    return uniform(i % 2 ? other : chain);
+// Number i of index k of an indexed site: every step and index have a key of their own, which chains share where they
+// share the index.
+template <int i, class W> INLINE D uniform_by_key(W one, W other, U chain) {
+    U count = full<U>(i / 2);
+    threefry(one, other, chain, count);
+    return uniform(i % 2 ? count : chain);
+}
+template <int i> INLINE D uniform_at(const uint32_t* key, int64_t step, int32_t k, U chain) {
+    uint32_t one = step, other = k;
+    threefry(key[0], key[1], one, other);
+    return uniform_by_key<i>(one, other, chain);
+}
+template <int i> INLINE D uniform_at(const uint32_t* key, int64_t step, I k, U chain) {
+    U one = full<U>((uint32_t)step), other = as_words(k);
+    threefry(key[0], key[1], one, other);
+    return uniform_by_key<i>(one, other, chain);
 }
 
 }  // namespace

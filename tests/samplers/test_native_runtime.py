@@ -30,7 +30,7 @@ HEADER = (Path(build.__file__).parent / "runtime.hpp").read_text(encoding="utf-8
 FLAGS = (
     *(
         "-std=c++17",
-        "-O3",
+        "-O2",
         "-fno-math-errno",
         "-fno-trapping-math",
         "-ffp-contract=off",
@@ -114,6 +114,11 @@ def _functions() -> dict[str, Function]:
             body = f"[&] {{ U a = x, b = y; {declared}; threefry(k0, k1, a, b); return {which}; }}()"
             made[f"threefry_{key}_{which}"] = Function("UU", "U", body)
     made["uniform"] = Function("U", "D", "uniform(x)")
+    for i in range(3):
+        keys = "const uint32_t keys[] = {7, 0xdeadbeef}"
+        for index in ("x", "5"):
+            body = f"[&] {{ {keys}; return uniform_at<{i}>(keys, 3, {index}, y); }}()"
+            made[f"uniform_{i}_at_{index}"] = Function("IU", "D", body)
     made["numbered"] = Function("I", "I", "x + lane_numbers()")
     made |= {f"full{kind}": Function(kind, kind, f"full<{kind}>({MEMORY[kind]}(p0[i]))") for kind in "FDI"}
     made["fullB"] = Function("B", "B", "full<B>(p0[i] != 0)")
@@ -526,6 +531,20 @@ def test_uniforms_and_normals_equal_counter_noise(library: Library) -> None:
         else:
             got = np.stack([library("normals_aD", one, other), library("normals_bD", one, other)], axis=1)
             assert (np.abs(got - noise[name].numpy()).max(axis=1) <= 1e-14 * np.hypot(*got.T)).all()
+
+
+def test_indexed_uniforms_equal_counter_noise(library: Library) -> None:
+    """Where chains share the index, and where each has its own."""
+    chain = np.arange(100, dtype=np.uint32)
+    for index, name in ((chain.astype(np.int32) % 7, "x"), (np.full(100, 5, dtype=np.int32), "5")):
+        keys = threefry2x32((7, 0xDEADBEEF), (torch.tensor(3), torch.from_numpy(index.astype(np.int64))))
+        for i in range(3):
+            words = [
+                threefry2x32((int(one), int(other)), (torch.tensor(k), torch.tensor(i // 2)))[i % 2]
+                for k, (one, other) in enumerate(zip(*keys, strict=True))
+            ]
+            wanted = library("uniform", np.array(words, dtype=np.uint32))
+            np.testing.assert_array_equal(library(f"uniform_{i}_at_{name}", index, chain), wanted)
 
 
 def test_normals_are_exact_from_tail_to_tail(library: Library) -> None:
