@@ -134,13 +134,16 @@ def read(path: Path) -> dict[str, Any]:
     return {key: _with_infinities(value) for key, value in content.items()}
 
 
-def kept_rows(path: Path, settings: Mapping[str, Any], origin: Mapping[str, Any]) -> dict[str, Any]:
+def kept_rows(
+    path: Path, settings: Mapping[str, Any], origin: Mapping[str, Any], same: Sequence[str] = SAME
+) -> dict[str, Any]:
     """Rows that an interrupted run left, by name; none unless it ran the same code on the same machine alike.
 
     Args:
         path: Of the results, which may not exist.
         settings: What rows must share to stand in one file.
         origin: `provenance` of the run that would go on.
+        same: What of it rows must share to stand in one file.
 
     Raises:
         ResultsError: If there is a file that cannot be read.
@@ -149,7 +152,7 @@ def kept_rows(path: Path, settings: Mapping[str, Any], origin: Mapping[str, Any]
         return {}
     stored = read(path)
     made_by = stored.get("provenance", {})
-    is_same = all(made_by.get(name) == origin[name] for name in SAME) and stored.get("settings") == settings
+    is_same = all(made_by.get(name) == origin[name] for name in same) and stored.get("settings") == settings
     return dict(stored["rows"]) if is_same else {}
 
 

@@ -24,8 +24,9 @@ Each peer gets a virtual environment of its own, built at first use with pinned 
 reported and left out. All contenders of a cell run in turn, each in its own process on one CPU, and the medians of
 their CPU times are compared. A speed counts only where the draws are right: see docs/benchmarks.md.
 
-Rows are written as they are made, and those of the same code, versions, machine and settings are kept, so that an
-interrupted run goes on with the same command. OUT gets peers.json, peers.md and pictures/peers.png.
+Rows are written as they are made, and those of the same versions, machine and settings are kept, so that an interrupted
+run goes on with the same command. A row compares contenders that ran in turn, and says by which code; of the cells that
+are asked for, those of other code are measured anew. OUT gets peers.json, peers.md and pictures/peers.png.
 
 cells: ALGORITHM/PROBLEM/CHAINS, with hmc, mala, ula, barker, ghmc and nuts; and first/..., threads/..., memory/...
   x BlackJAX       what BlackJAX costs as a multiple of what Lamina costs; above 1 Lamina is faster
@@ -42,6 +43,8 @@ EXAMPLES = """examples:
 
 _QUICK = 0.02
 _QUICK_REPEATS = 2
+
+_SAME = tuple(name for name in results.SAME if name != "code")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +85,13 @@ def main(options: argparse.Namespace) -> None:
         results.make_folder(folder)
     path = out / "peers.json"
     origin = results.provenance([4, 5])
-    kept = results.kept_rows(path, settings, origin)
+    made_by = {name: origin[name] for name in ("code", "commit", "date")}
+    asked = set(map(str, wanted))
+    kept = {
+        name: row
+        for name, row in results.kept_rows(path, settings, origin, same=_SAME).items()
+        if name not in asked or row["code"] == origin["code"]
+    }
     with Bench(EnvironmentStart(options.envs), repeats) as bench:
         if kept:
             bench.versions.update(results.read(path)["versions"])
@@ -93,7 +102,7 @@ def main(options: argparse.Namespace) -> None:
             with results.replacing(out / "peers.md") as file:
                 file.write(report.markdown_report(rows, bench.versions).encode())
 
-        rows = run(wanted, names, bench, kept, on_row=store, show_progress=True)
+        rows = run(wanted, names, bench, kept, made_by, on_row=store, show_progress=True)
     picture = out / "pictures" / "peers.png"
     if any(row["kind"] == "speed" for row in rows.values()):
         report.picture(rows, picture)

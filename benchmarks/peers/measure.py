@@ -217,6 +217,7 @@ def run(
     names: Sequence[str],
     bench: Bench,
     done: Mapping[str, Row],
+    made_by: Mapping[str, Any],
     *,
     on_row: Callable[[Mapping[str, Row]], None],
     show_progress: bool | None = None,
@@ -228,6 +229,7 @@ def run(
         names: Contenders that may take part.
         bench: Measures.
         done: Rows measured before, by name; they are kept.
+        made_by: What new rows say about their origin.
         on_row: Called with all rows after each cell, to store them.
         show_progress: None shows a bar where standard error is a terminal.
     """
@@ -235,7 +237,8 @@ def run(
     todo = [cell for cell in wanted if str(cell) not in rows]
     with progress(len(todo), "peers", enabled=show_progress) as bar:
         for cell in todo:
-            rows[str(cell)] = bench.measure(cell, [name for name in cell.contenders if name in names])
+            measured = bench.measure(cell, [name for name in cell.contenders if name in names])
+            rows[str(cell)] = {**measured, **made_by}
             bar.advance({"cell": str(cell)})
             on_row(rows)
     return rows

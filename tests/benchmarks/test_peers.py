@@ -412,6 +412,24 @@ def test_interrupted_runs_go_on_and_other_settings_start_anew(start: FakeStart, 
     assert start.started == started + 1
 
 
+def test_rows_of_other_code_are_named_and_measured_anew_when_asked_for(start: FakeStart, tmp_path: Path) -> None:
+    arguments = ["peers", *ARGUMENTS, "--out", str(tmp_path), "--envs", str(tmp_path / "envs")]
+    path, memory, first = tmp_path / "peers.json", "memory/hmc/gauss2/100000", "first/hmc/gauss2/1000"
+    assert main([*arguments, "--cells", memory, first]) == 0
+    content = results.read(path)
+    for row in content["rows"].values():
+        row |= {"code": "0123", "commit": "4567890abcdef"}
+    results.write(content, path)
+    started = start.started
+    assert main([*arguments, "--cells", memory]) == 0
+    assert start.started == started + 1
+    rows = results.read(path)["rows"]
+    assert rows[first]["code"] == "0123", "nobody asked for it"
+    assert rows[memory]["code"] == results.provenance([])["code"]
+    assert "at commit 4567890; at " in (tmp_path / "peers.md").read_text(encoding="utf-8")
+    assert f": {memory}." in (tmp_path / "peers.md").read_text(encoding="utf-8")
+
+
 def test_wrong_options_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["peers", "--peers", "stan", "--out", str(tmp_path)]) == 2
     assert "unknown peer 'stan'" in capsys.readouterr().err
@@ -448,7 +466,7 @@ def test_networks_show_the_share_of_products_and_what_rounding_does() -> None:
     costs = {LAMINA: 20.0, "lamina-compile": 10.0, "lamina-bfloat16": 5.0, "products": 8.0, "blackjax": 12.0}
     contenders: dict[str, Any] = {name: {"status": "ok", "cpu_us_per_step": cost} for name, cost in costs.items()}
     contenders["lamina-bfloat16"] |= {"bias": 0.003, "bias_error": 0.0002}
-    rows = {"ula/mlp/512": {"kind": "speed", "case": {}, "contenders": contenders}}
+    rows = {"ula/mlp/512": {"kind": "speed", "case": {}, "contenders": contenders, "commit": None}}
     figures = report.summary(rows)
     for name, value in {
         "vs_fastest_jax": 0.6,
@@ -467,6 +485,6 @@ def test_networks_show_the_share_of_products_and_what_rounding_does() -> None:
 
 def test_programs_written_by_hand_are_the_limit() -> None:
     contenders = {name: {"status": "ok", "cpu_us_per_step": cost} for name, cost in ((LAMINA, 10.0), ("by-hand", 4.0))}
-    rows = {"hmc/gauss2/1000": {"kind": "speed", "case": {}, "contenders": contenders}}
+    rows = {"hmc/gauss2/1000": {"kind": "speed", "case": {}, "contenders": contenders, "commit": None}}
     assert report.summary(rows)["hmc/gauss2/1000/vs_by-hand"] == pytest.approx(0.4)
     assert "| hmc/gauss2/1000 |     10 |       4 |             2.5 |" in report.markdown_report(rows, {})
