@@ -447,9 +447,6 @@ def _where(program: Program, kind: Kind, condition: Operand, x: Operand, y: Oper
         return x
     if condition.op == "not":
         return program.op("where", kind, condition.args[0], y, x)  # type: ignore[arg-type]
-    if isinstance(x, Value) and x.op == "where" and identity(x.args[2]) == identity(y):
-        inner, new, _ = x.args  # a choice within a choice, with the same to fall back to
-        return program.op("where", kind, program.op("and", "bool", condition, inner), new, y)  # type: ignore[arg-type]
     return None
 
 
