@@ -17,7 +17,7 @@ from .axes import Storage, axis_of
 from .blocks import Blocks, indented
 from .expressions import Expressions
 from .noise import print_noise
-from .program import Loop, Operand, TooLargeError, Value, live_values
+from .program import Loop, Operand, TooLargeError, Value, live_values, within
 from .shared import Shared, release
 from .symbolic import KINDS
 from .tables import MEMORY, TYPES, Tables
@@ -188,7 +188,7 @@ class _Printer:
 
     def _draw(self, number: int, output: Output) -> Iterator[str]:
         column, values = output
-        told = live_values(values) & self.told
+        told = within(self.trace.steps, values) & self.told
         yield f"if (draws[{number}]) {{"
         yield from indented(self.expressions.definition(value) for value in self.expressions.numbers if value in told)
         yield from indented(self._store(output, f"draws[{number}]", f"draw * {column.width} + "))
