@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ..accept import accept, log_ratio
+from ..accept import accept, log_ratio, row_sum
 from ..checks import check_fraction, check_positive
 from ..energy import Target
 from ..kernel import Info, Noise, State
@@ -53,7 +53,7 @@ class Barker(WalkKernel):
         """See `Kernel.step`."""
         white_grad = to_white(params.factor, state.grad)
         z = params.step_size * noise["xi"]
-        move = torch.where(noise["sign"] <= torch.sigmoid(-(z * white_grad).double()), z, -z)
+        move = torch.where(noise["sign"] <= torch.sigmoid(-z * white_grad), z, -z)
         position = state.position + from_white(params.factor, move)
         proposed = State(position, *target(position))
         forth = _log_prob_of_signs(move, white_grad)
@@ -63,5 +63,8 @@ class Barker(WalkKernel):
 
 
 def _log_prob_of_signs(move: Tensor, white_grad: Tensor) -> Tensor:
-    """Log-probability that a whitened move (C, D) gets its signs at a whitened gradient, a column in float64."""
-    return logsigmoid(-(move * white_grad).double()).sum(dim=-1, keepdim=True)
+    """Log-probability that a whitened move (C, D) gets its signs at a whitened gradient, a column in float64.
+
+    The logarithms have the precision of the gradients that they come from, and their sum is in float64.
+    """
+    return row_sum(logsigmoid(-move * white_grad).double())
