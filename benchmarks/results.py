@@ -137,13 +137,13 @@ def read(path: Path) -> dict[str, Any]:
 def kept_rows(
     path: Path, settings: Mapping[str, Any], origin: Mapping[str, Any], same: Sequence[str] = SAME
 ) -> dict[str, Any]:
-    """Rows that an interrupted run left, by name; none unless it ran the same code on the same machine alike.
+    """Rows that an interrupted run left, by name; none unless its settings and origin were the same.
 
     Args:
         path: Of the results, which may not exist.
         settings: What rows must share to stand in one file.
         origin: `provenance` of the run that would go on.
-        same: What of it rows must share to stand in one file.
+        same: What of it they must share as well.
 
     Raises:
         ResultsError: If there is a file that cannot be read.

@@ -25,8 +25,9 @@ reported and left out. All contenders of a cell run in turn, each in its own pro
 their CPU times are compared. A speed counts only where the draws are right: see docs/benchmarks.md.
 
 Rows are written as they are made, and those of the same versions, machine and settings are kept, so that an interrupted
-run goes on with the same command. A row compares contenders that ran in turn, and says by which code; of the cells that
-are asked for, those of other code are measured anew. OUT gets peers.json, peers.md and pictures/peers.png.
+run goes on with the same command. A row compares contenders that ran in turn, and says by which code, or is dropped; of
+the cells that are asked for, those of other code are measured anew. OUT gets peers.json, peers.md and
+pictures/peers.png.
 
 cells: ALGORITHM/PROBLEM/CHAINS, with hmc, mala, ula, barker, ghmc and nuts; and first/..., threads/..., memory/...
   x BlackJAX       what BlackJAX costs as a multiple of what Lamina costs; above 1 Lamina is faster
@@ -90,7 +91,7 @@ def main(options: argparse.Namespace) -> None:
     kept = {
         name: row
         for name, row in results.kept_rows(path, settings, origin, same=_SAME).items()
-        if name not in asked or row["code"] == origin["code"]
+        if made_by.keys() <= row.keys() and (name not in asked or row["code"] == origin["code"])
     }
     with Bench(EnvironmentStart(options.envs), repeats) as bench:
         if kept:

@@ -429,6 +429,11 @@ def test_rows_of_other_code_are_named_and_measured_anew_when_asked_for(start: Fa
     assert "at commit 4567890; at " in (tmp_path / "peers.md").read_text(encoding="utf-8")
     assert f": {memory}." in (tmp_path / "peers.md").read_text(encoding="utf-8")
 
+    del content["rows"][first]["code"]
+    results.write(content, path)
+    assert main([*arguments, "--cells", memory]) == 0
+    assert list(results.read(path)["rows"]) == [memory], "a row that does not say by which code is nobody's"
+
 
 def test_wrong_options_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["peers", "--peers", "stan", "--out", str(tmp_path)]) == 2
