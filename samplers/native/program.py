@@ -11,6 +11,7 @@ in the same way wherever it is evaluated, and a run that is taken up again gives
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypeAlias
@@ -373,11 +374,59 @@ def _is(arg: Operand, number: float) -> bool:
 def _add(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None:
     if _is(x, 0) or _is(y, 0):
         return y if _is(x, 0) else x
+    collected = _collected(program, kind, x, y)
+    if collected is not None:
+        return collected
     for product, other in ((y, x), (x, y)):
         if _may_fuse(product, other):
             assert isinstance(product, Value)
             return program.value("fma", kind, *product.args, other)
     return None
+
+
+_MOST_TERMS = 8
+"""Of a linear form that is collected: the factors of more would not be kept in registers anyway."""
+
+_Terms: TypeAlias = dict[Value, list[tuple[Operand, ...]]]
+
+
+def _collected(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None:
+    """a v + b w + (c v + d w) is (a + c) v + (b + d) w where factors stay the same: gradients of quadratic forms."""
+    ours, theirs = _terms(x), _terms(y)
+    if not ours or ours.keys() != theirs.keys():
+        return None
+    total: Operand = 0.0
+    for value, products in ours.items():
+        factors = [_chained(program, kind, "mul", 1.0, product) for product in (*products, *theirs[value])]
+        factor = _chained(program, kind, "add", 0.0, factors)
+        total = program.op("add", kind, program.op("mul", kind, value, factor), total)
+    return total
+
+
+def _terms(x: Operand) -> _Terms:
+    """What a linear form is made of: values, and the factors of each, by whose products' sum it is multiplied.
+
+    Empty where there are too many, or one is constant or lies along a long axis.
+    """
+    terms: _Terms = {}
+    todo: list[tuple[Operand, tuple[Operand, ...]]] = [(x, ())]
+    while todo:
+        form, factors = todo.pop()
+        if not isinstance(form, Value) or form.is_uniform or form.axis or len(terms) > _MOST_TERMS:
+            return {}
+        fixed = [i for i, arg in enumerate(form.args[:2]) if not isinstance(arg, Value) or arg.is_uniform]
+        if form.op == "neg":
+            todo.append((form.args[0], (-1.0, *factors)))  # type: ignore[arg-type]
+        elif form.op in ("mul", "fma") and fixed:
+            todo.append((form.args[1 - fixed[0]], (form.args[fixed[0]], *factors)))  # type: ignore[arg-type]
+            todo += [(arg, factors) for arg in form.args[2:]]  # type: ignore[misc]
+        else:
+            terms.setdefault(form, []).append(factors)
+    return terms
+
+
+def _chained(program: Program, kind: Kind, op: str, first: Operand, others: Iterable[Operand]) -> Operand:
+    return functools.reduce(lambda x, y: program.op(op, kind, x, y), others, first)
 
 
 def _sub(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None:

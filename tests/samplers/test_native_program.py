@@ -1,0 +1,77 @@
+"""What scalar programs are simplified to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import pytest
+
+from lamina.samplers.native.program import Operand, Program, Value, live_values
+
+Sums: TypeAlias = Callable[[Callable[..., Operand], list[Value], list[Value]], Operand]
+"""Of operations in float32, numbers that change, and numbers that stay the same."""
+
+
+def written(make: Sums) -> tuple[Operand, list[str]]:
+    """What `make` makes, and the operations on numbers that change."""
+    program = Program(max_values=100)
+    changing = [program.leaf("input", i, kind="f32") for i in range(3)]
+    same = [program.leaf("captured", i, kind="f32", is_uniform=True) for i in range(4)]
+
+    def op(name: str, *args: Any) -> Operand:
+        return program.op(name, "f32", *args)
+
+    made = make(op, changing, same)
+    values = sorted(live_values([made]), key=lambda value: value.number)
+    return made, [value.op for value in values if not value.is_uniform and value.op != "input"]
+
+
+def row(op: Callable[..., Operand], x: Value, y: Value, a: Operand, b: Operand) -> Operand:
+    """a x + b y."""
+    return op("add", op("mul", x, a), op("mul", y, b))
+
+
+@pytest.mark.parametrize(
+    ("make", "left"),
+    [
+        pytest.param(
+            lambda op, x, a: op("add", row(op, x[0], x[1], a[0], a[1]), row(op, x[0], x[1], a[2], a[3])),
+            ["mul", "fma"],
+            id="two rows",
+        ),
+        pytest.param(
+            lambda op, x, a: op(
+                "add",
+                op("mul", 0.5, row(op, x[0], x[1], a[0], a[1])),
+                row(op, op("mul", 0.5, x[0]), op("neg", op("mul", 0.5, x[1])), a[2], a[3]),
+            ),
+            ["mul", "fma"],
+            id="a quadratic form",
+        ),
+        pytest.param(lambda op, x, a: op("add", op("mul", x[0], 0.5), op("mul", x[0], 0.5)), [], id="halves"),
+        pytest.param(
+            lambda op, x, a: op("add", op("mul", x[0], 0.5), op("mul", x[0], -0.5)), ["mul"], id="NaN at infinity"
+        ),
+        pytest.param(
+            lambda op, x, a: op("add", op("mul", x[0], a[0]), row(op, x[0], x[1], a[1], a[2])),
+            ["mul", "fma", "fma"],
+            id="other values",
+        ),
+        pytest.param(
+            lambda op, x, a: op("add", op("mul", x[0], x[1]), op("mul", x[0], x[2])),
+            ["mul", "fma"],
+            id="factors change",
+        ),
+    ],
+)
+def test_linear_forms_of_the_same_values_are_collected(make: Sums, left: list[str]) -> None:
+    assert written(make)[1] == left
+
+
+def test_what_is_collected_has_the_sums_of_the_factors() -> None:
+    made, _ = written(lambda op, x, a: op("add", op("mul", x[0], a[0]), op("mul", x[0], a[1])))
+    assert isinstance(made, Value)
+    (factor,) = (arg for arg in made.operands if arg.is_uniform)
+    assert factor.op == "add"
+    assert [arg.args for arg in factor.operands] == [(0,), (1,)]
