@@ -97,15 +97,21 @@ def main(options: argparse.Namespace) -> None:
         if kept:
             bench.versions.update(results.read(path)["versions"])
 
-        def store(rows: Mapping[str, Row]) -> None:
+        def store(measured: Mapping[str, Row]) -> None:
+            rows = _in_order(measured)
             content = {"settings": settings, "versions": bench.versions, "rows": rows, "summary": report.summary(rows)}
             results.write({"benchmark": "peers", **content, "provenance": origin}, path)
             with results.replacing(out / "peers.md") as file:
                 file.write(report.markdown_report(rows, bench.versions).encode())
 
-        rows = run(wanted, names, bench, kept, made_by, on_row=store, show_progress=True)
+        rows = _in_order(run(wanted, names, bench, kept, made_by, on_row=store, show_progress=True))
     picture = out / "pictures" / "peers.png"
     if any(row["kind"] == "speed" for row in rows.values()):
         report.picture(rows, picture)
     print(report.text_table({str(cell): rows[str(cell)] for cell in wanted}))
     print(f"figures: {path}   tables: {out / 'peers.md'}   picture: {picture}")
+
+
+def _in_order(rows: Mapping[str, Row]) -> dict[str, Row]:
+    """Rows as the cells stand, in whatever order they were measured; those of cells that are no more are left out."""
+    return {name: rows[name] for name in map(str, cells()) if name in rows}

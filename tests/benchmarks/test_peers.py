@@ -404,7 +404,7 @@ def test_interrupted_runs_go_on_and_other_settings_start_anew(start: FakeStart, 
     assert start.started == 1
     assert main([*arguments, *cell, "first/hmc/gauss2/*"]) == 0
     content = results.read(tmp_path / "peers.json")
-    assert set(content["rows"]) == {"memory/hmc/gauss2/100000", "first/hmc/gauss2/1000"}
+    assert list(content["rows"]) == ["first/hmc/gauss2/1000", "memory/hmc/gauss2/100000"], "in the order of the cells"
     started = start.started
     assert main([*arguments, *cell]) == 0
     assert start.started == started
