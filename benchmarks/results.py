@@ -9,7 +9,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import import_module
@@ -24,6 +24,7 @@ from lamina.samplers import LaminaError
 _SOURCES = (".py", ".hpp", ".cpp")
 _CHECKOUT = Path(__file__).resolve().parents[1]
 SAME = ("code", "torch", "device", "cpu")
+_MADE_BY = ("code", "commit", "date")
 """What of `provenance` two rows must share to stand in one file."""
 
 
@@ -141,7 +142,7 @@ def kept_rows(
 
     Args:
         path: Of the results, which may not exist.
-        settings: What rows must share to stand in one file.
+        settings: Those that rows must share to stand in one file.
         origin: `provenance` of the run that would go on.
         same: What of it they must share as well.
 
@@ -151,9 +152,46 @@ def kept_rows(
     if not path.exists():
         return {}
     stored = read(path)
-    made_by = stored.get("provenance", {})
-    is_same = all(made_by.get(name) == origin[name] for name in same) and stored.get("settings") == settings
+    before, made_by = stored.get("settings", {}), stored.get("provenance", {})
+    is_same = all(made_by.get(name) == origin[name] for name in same)
+    is_same = is_same and all(name in before and before[name] == value for name, value in settings.items())
     return dict(stored["rows"]) if is_same else {}
+
+
+def made_by(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row says for itself where rows of several commits may stand in one file: code, commit and date."""
+    return {name: origin[name] for name in _MADE_BY}
+
+
+def rows_beside(
+    path: Path, settings: Mapping[str, Any], origin: Mapping[str, Any], asked: Container[str]
+) -> dict[str, Any]:
+    """Rows that stay while others are measured: of the same settings, versions and machine, each by its own code.
+
+    Args:
+        path: Of the results, which may not exist.
+        settings: See `kept_rows`.
+        origin: See `kept_rows`.
+        asked: Names of the rows that are wanted now: they stay only if today's code made them.
+
+    Raises:
+        ResultsError: If there is a file that cannot be read.
+    """
+    same = [name for name in SAME if name not in _MADE_BY]
+    return {
+        name: row
+        for name, row in kept_rows(path, settings, origin, same).items()
+        if row.keys() >= set(_MADE_BY) and (name not in asked or row["code"] == origin["code"])
+    }
+
+
+def commits(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """By which code rows were made, in words: that of most, and which are of other code."""
+    names: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        names.setdefault((row["commit"] or "unknown")[:7], []).append(name)
+    most, *others = sorted(names, key=lambda commit: len(names[commit]), reverse=True)
+    return most + "".join(f"; at {commit}: {', '.join(names[commit])}" for commit in others)
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import ClassVar
 from lamina.trainers import TrainConfig, preset
 
 from .pictures import curves
-from .samples import Yardstick, prior_draws
+from .samples import Yardstick, prior_images
 from .study import Cell, Figures, Place, Preset, Study, table_of
 from .training import config_of, settings_of, train
 
@@ -90,12 +90,12 @@ class Ablation(Study):
     def run(self, cell: Cell, place: Place) -> Figures:
         """See `Study.run`."""
         trained = train(config_of(cell.settings["training"], cell.seed), place)
-        yardstick = Yardstick(trained, cell.settings["num_samples"])
+        yardstick = Yardstick(trained.data, place, cell.settings["num_samples"])
         costs = trained.costs()
         return {
-            **yardstick.figures(prior_draws(trained, yardstick.num)),
+            **yardstick.figures(prior_images(trained, yardstick.num)),
             **{
-                f"frechet_after_{length}": yardstick.frechet(prior_draws(trained, yardstick.num, num_steps=length))
+                f"frechet_after_{length}": yardstick.frechet(prior_images(trained, yardstick.num, num_steps=length))
                 for length in cell.settings["lengths"]
             },
             "milliseconds_per_step": 1e3 * costs["cpu_seconds"] / costs["steps"],

@@ -28,9 +28,10 @@ DESCRIPTION = """Answer a question about latent EBM priors by trainings on real 
 
 A study is made of cells, such as mnist/two-stage/seed-0: one training each, and what is measured of it. OUT gets
 NAME.json after every cell, with a flat summary, settings, checksums and provenance; NAME.md, the published figures
-beside ours; and pictures. Rows of the same settings, code and machine are kept, an interrupted training goes on from
-its last checkpoint, and so an interrupted study goes on with the same command. The same command at the same time in
-another terminal takes the cells that nobody is at, so that two cores need half the time.
+beside ours; and pictures. Rows of the same settings, code and machine are kept, and so are those of other
+code that nobody asks for, which say so. An interrupted training goes on from its last checkpoint, and so an interrupted
+study goes on with the same command. The same command at the same time in another terminal takes the cells that nobody
+is at, so that two cores need half the time.
 
 studies:
 {studies}

@@ -49,8 +49,8 @@ def page(study: Study, content: Mapping[str, Any], drawings: list[str]) -> str:
         f'{len(content["rows"])} cells of the preset "{content["settings"]["preset"]}", seeds '
         f"{', '.join(map(str, content['seeds']))}, mean ± standard deviation over them; {content['seconds'] / 60:.0f} "
         f"minutes, {content['settings']['num_threads']} threads, {origin['device']}, {origin['cpu']}; torch "
-        f"{origin['torch']}; {origin['date'][:10]}. All figures, settings and checksums: "
-        f"[{study.name}.json]({study.name}.json).",
+        f"{origin['torch']}; {origin['date'][:10]}; made at commit {results.commits(content['rows'])}. All figures, "
+        f"settings and checksums: [{study.name}.json]({study.name}.json).",
     ]
     return "\n\n".join(sections) + "\n"
 

@@ -128,7 +128,7 @@ def run(plan: Plan, *, fresh: bool = False, show_progress: bool | None = None) -
             results.make_folder(folder)
             with _lock(folder / ".lock", waits=False) as is_ours:
                 if is_ours and not (folder / _ROW).exists():
-                    _run_cell(plan, cell, folder, show_progress)
+                    _run_cell(plan, cell, folder, origin, show_progress)
             content = merge(plan, origin)
             bar.advance({"cell": cell.name})
     return content
@@ -143,8 +143,7 @@ def merge(plan: Plan, origin: Mapping[str, Any], without: Collection[str] = ()) 
         without: Names of rows to leave out.
     """
     with _lock(plan.out / f".{plan.study.name}.lock"):
-        settings = plan.settings()
-        rows = results.kept_rows(plan.path, settings, origin)
+        rows = _kept(plan, origin)
         for cell in plan.cells():
             path = plan.folder(cell, origin) / _ROW
             if path.exists():
@@ -154,6 +153,15 @@ def merge(plan: Plan, origin: Mapping[str, Any], without: Collection[str] = ()) 
             results.write(content, plan.path)
             write_report(plan.study, content, plan.out)
     return content
+
+
+def _kept(plan: Plan, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows of earlier results that stay: their groups have the settings that they had, and see `rows_beside`."""
+    settings = plan.settings()
+    groups = settings.pop("cells")
+    rows = results.rows_beside(plan.path, settings, origin, asked={cell.name for cell in plan.wanted()})
+    before = results.read(plan.path)["settings"]["cells"] if rows else {}
+    return {name: row for name, row in rows.items() if before[row["group"]] == groups.get(row["group"])}
 
 
 def content_of(plan: Plan, rows: Mapping[str, Any], origin: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +184,7 @@ def content_of(plan: Plan, rows: Mapping[str, Any], origin: Mapping[str, Any]) -
     }
 
 
-def _run_cell(plan: Plan, cell: Cell, folder: Path, show_progress: bool | None) -> None:
+def _run_cell(plan: Plan, cell: Cell, folder: Path, origin: Mapping[str, Any], show_progress: bool | None) -> None:
     """Run a cell, or what is left of it, and write its row."""
     place = Place(
         folder=folder, device=torch.device(plan.device), data_root=plan.data_root, show_progress=show_progress
@@ -189,6 +197,7 @@ def _run_cell(plan: Plan, cell: Cell, folder: Path, show_progress: bool | None) 
         "seconds": round(time.perf_counter() - started, 1),  # of the last stretch, where it was interrupted
         "data": place.checksums,
         "figures": {name: value for name, value in figures.items() if math.isfinite(value)},
+        **results.made_by(origin),
     }
     results.write(row, folder / _ROW)
 

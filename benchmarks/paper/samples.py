@@ -1,4 +1,4 @@
-"""Images of trained priors, and how they compare with held-out ones."""
+"""Images of trained priors, and how images compare with held-out ones."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lamina.trainers.evaluation.generation import image_figures
 from lamina.trainers.evaluation.measures import frechet_distance
 from lamina.trainers.sampling import images
 
+from .study import Place
 from .training import Trained
 
 _SEED = 3_000_017
@@ -29,39 +30,41 @@ class Yardstick:
     """Held-out images on the features of their data set.
 
     Args:
-        trained: A training on the data set.
+        data: The data set.
+        place: Where to compute.
         num: Held-out images, at most; as many are to be compared with them.
     """
 
-    def __init__(self, trained: Trained, num: int) -> None:
-        self._trained = trained
-        self._features = _features(trained.data, trained.place.show_progress)
-        held_out = trained.data.test[:num].to(trained.place.device)
+    def __init__(self, data: ImageData, place: Place, num: int) -> None:
+        self._features = _features(data, place.show_progress)
+        held_out = data.test[:num].to(place.device)
         self.num = len(held_out)
         self._reference = self._features(held_out)
 
-    def figures(self, z: Latents) -> dict[str, float]:
-        """All measures of the images of latents, see `lamina.trainers.evaluation.generation`, by short names."""
-        found = image_figures(self._features, self._images(z), self._reference)
+    def figures(self, images: Tensor) -> dict[str, float]:
+        """All measures of images, see `lamina.trainers.evaluation.generation`, by short names."""
+        found = image_figures(self._features, images, self._reference)
         named = {name.removeprefix(f"{self._features.name}_"): value for name, value in found.items()}
         return {_SHORT.get(name, name): value for name, value in named.items()}
 
-    def frechet(self, z: Latents) -> float:
+    def frechet(self, images: Tensor) -> float:
         """Their Frechet distance alone."""
-        return frechet_distance(self._features(self._images(z)), self._reference)
-
-    def _images(self, z: Latents) -> Tensor:
-        return images(self._trained.model, z, self._trained.data.num_levels)
+        return frechet_distance(self._features(images), self._reference)
 
 
-def base_draws(trained: Trained, num: int) -> Latents:
-    """Latents of the base prior."""
-    draws: Latents = trained.model.prior.base.sample(num, generator=_generator(trained))
-    return draws
+def training_images(data: ImageData, place: Place, num: int, seed: int) -> Tensor:
+    """Training images, drawn without replacement."""
+    generator = torch.Generator().manual_seed(seed + _SEED)
+    return data.train[torch.randperm(len(data.train), generator=generator)[:num]].to(place.device)
 
 
-def prior_draws(trained: Trained, num: int, chains: ChainConfig | None = None, num_steps: int | None = None) -> Latents:
-    """Latents of the EBM prior, by chains from the base prior; of a Gaussian-prior model, of the base prior.
+def base_images(trained: Trained, num: int) -> Tensor:
+    """Images of the base prior."""
+    return _images(trained, trained.model.prior.base.sample(num, generator=_generator(trained)))
+
+
+def prior_images(trained: Trained, num: int, chains: ChainConfig | None = None, num_steps: int | None = None) -> Tensor:
+    """Images of the EBM prior, by chains from the base prior; of a Gaussian-prior model, of the base prior.
 
     Args:
         trained: The model.
@@ -71,7 +74,7 @@ def prior_draws(trained: Trained, num: int, chains: ChainConfig | None = None, n
     """
     config = trained.config
     if config.scheme == "gaussian" or num_steps == 0:
-        return base_draws(trained, num)
+        return base_images(trained, num)
     z, _ = draw_prior(
         trained.model,
         chains or config.prior,
@@ -80,7 +83,11 @@ def prior_draws(trained: Trained, num: int, chains: ChainConfig | None = None, n
         generator=_generator(trained),
         step_size=None if chains else trained.step_size,
     )
-    return z
+    return _images(trained, z)
+
+
+def _images(trained: Trained, z: Latents) -> Tensor:
+    return images(trained.model, z, trained.data.num_levels)
 
 
 @lru_cache(maxsize=1)  # an ImageData is equal to itself alone, and a place loads each data set once

@@ -13,7 +13,7 @@ from lamina.samplers import HMC, MALA, ULA, Kernel, UnderdampedLangevin, step_si
 from lamina.trainers import ChainConfig, TrainConfig, TrainingError, preset
 
 from .pictures import bars
-from .samples import Yardstick, prior_draws
+from .samples import Yardstick, prior_images
 from .study import Cell, Figures, Place, Preset, Study, table_of
 from .training import Trained, config_of, settings_of, train
 
@@ -108,9 +108,9 @@ class Swap(Study):
             trained = train(config_of(cell.settings["training"], cell.seed), place)
         except TrainingError:
             return {"survived": 0.0}
-        yardstick = Yardstick(trained, cell.settings["num_samples"])
-        figures = yardstick.figures(prior_draws(trained, yardstick.num))
-        common = prior_draws(trained, yardstick.num, _COMMON, cell.settings["common_steps"])
+        yardstick = Yardstick(trained.data, place, cell.settings["num_samples"])
+        figures = yardstick.figures(prior_images(trained, yardstick.num))
+        common = prior_images(trained, yardstick.num, _COMMON, cell.settings["common_steps"])
         return {
             **figures,
             "frechet_by_hmc": yardstick.frechet(common),

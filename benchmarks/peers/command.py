@@ -45,8 +45,6 @@ EXAMPLES = """examples:
 _QUICK = 0.02
 _QUICK_REPEATS = 2
 
-_SAME = tuple(name for name in results.SAME if name != "code")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
@@ -86,13 +84,7 @@ def main(options: argparse.Namespace) -> None:
         results.make_folder(folder)
     path = out / "peers.json"
     origin = results.provenance([4, 5])
-    made_by = {name: origin[name] for name in ("code", "commit", "date")}
-    asked = set(map(str, wanted))
-    kept = {
-        name: row
-        for name, row in results.kept_rows(path, settings, origin, same=_SAME).items()
-        if made_by.keys() <= row.keys() and (name not in asked or row["code"] == origin["code"])
-    }
+    kept = results.rows_beside(path, settings, origin, asked=set(map(str, wanted)))
     with Bench(EnvironmentStart(options.envs), repeats) as bench:
         if kept:
             bench.versions.update(results.read(path)["versions"])
@@ -104,7 +96,7 @@ def main(options: argparse.Namespace) -> None:
             with results.replacing(out / "peers.md") as file:
                 file.write(report.markdown_report(rows, bench.versions).encode())
 
-        rows = _in_order(run(wanted, names, bench, kept, made_by, on_row=store, show_progress=True))
+        rows = _in_order(run(wanted, names, bench, kept, results.made_by(origin), on_row=store, show_progress=True))
     picture = out / "pictures" / "peers.png"
     if any(row["kind"] == "speed" for row in rows.values()):
         report.picture(rows, picture)

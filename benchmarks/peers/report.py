@@ -9,6 +9,7 @@ from typing import Any
 
 from lamina.samplers import MissingExtraError
 
+from .. import results
 from ..tables import aligned, markdown
 from .contenders import (
     BFLOAT16,
@@ -106,18 +107,8 @@ def markdown_report(rows: Mapping[str, Row], versions: Mapping[str, Mapping[str,
     notes = sorted(set(_notes(rows)))
     parts += ["## Notes\n\n" + "\n".join(f"- {note}" for note in notes)] if notes else []
     told = sorted({f"{name} {version}" for ran in versions.values() for name, version in ran.items()})
-    told_first = [f"Versions: {', '.join(told)}.", _commits(rows)]
+    told_first = [f"Versions: {', '.join(told)}.", f"Measured at commit {results.commits(rows)}."]
     return "\n\n".join(["# Samplers side by side", *told_first, *parts]) + "\n"
-
-
-def _commits(rows: Mapping[str, Row]) -> str:
-    """By which code the rows were measured: that of most, and which are of other code."""
-    names: dict[str, list[str]] = {}
-    for name, row in rows.items():
-        names.setdefault((row["commit"] or "unknown")[:7], []).append(name)
-    most, *others = sorted(names, key=lambda commit: len(names[commit]), reverse=True)
-    told = "".join(f"; at {commit}: {', '.join(names[commit])}" for commit in others)
-    return f"Measured at commit {most}{told}."
 
 
 _Table = tuple[Sequence[str], list[list[str]], str]

@@ -39,6 +39,7 @@ class Sums(Study):
     differences = ("Nothing.",)
 
     def __init__(self) -> None:
+        self.numbers = {"one": 1, "ten": 10}
         self.done: list[str] = []
         self.before_cell: Callable[[Cell], None] = lambda cell: None
 
@@ -46,7 +47,7 @@ class Sums(Study):
         return [
             Cell(group=group, seed=seed, settings={"number": number})
             for seed in seeds
-            for group, number in (("one", 1), ("ten", 10))
+            for group, number in self.numbers.items()
         ]
 
     def run(self, cell: Cell, place: Place) -> Figures:
@@ -128,6 +129,28 @@ def test_rows_of_other_code_or_threads_are_not_kept(
     assert len(sums.done) == 12
 
 
+def test_rows_that_nobody_asks_for_stay_and_say_by_which_code(
+    sums: Sums, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(plan(sums, tmp_path), show_progress=False)["rows"]
+    origin = results.provenance
+    other = {"code": "other", "commit": "0123456789"}
+    monkeypatch.setattr(results, "provenance", lambda *args, **kwargs: origin(*args, **kwargs) | other)
+    rows = run(plan(sums, tmp_path, only="one/*"), show_progress=False)["rows"]
+    assert sums.done[4:] == ["one/seed-0", "one/seed-1"]
+    assert [row["code"] == "other" for row in rows.values()] == [True, True, False, False]
+    assert rows["ten/seed-1"] == first["ten/seed-1"]
+    assert ": ten/seed-0, ten/seed-1." in (tmp_path / "sums.md").read_text()
+
+
+def test_rows_whose_group_has_other_settings_are_dropped(sums: Sums, tmp_path: Path) -> None:
+    run(plan(sums, tmp_path), show_progress=False)
+    sums.numbers["one"] = 2
+    rows = run(plan(sums, tmp_path, only="ten/*"), show_progress=False)["rows"]
+    assert list(rows) == ["ten/seed-0", "ten/seed-1"]
+    assert len(sums.done) == 4
+
+
 def test_a_cell_that_another_process_is_at_is_passed_over_and_merged_later(sums: Sums, tmp_path: Path) -> None:
     """A second run starts while the first is inside its first cell; locks are of files, so one process will do."""
     other = Sums()
@@ -181,7 +204,11 @@ def test_a_device_that_is_not_there_is_refused(sums: Sums, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("name", "only", "keys"),
     [
-        ("generation", "*/[gj]*[tn]/seed-0", ["frechet/digits/joint", "cut/digits/gaussian", "coverage/digits/joint"]),
+        (
+            "generation",
+            "*/[gjt]*[tns]/seed-0",
+            ["frechet/digits/joint", "cut/digits/gaussian", "coverage/digits/training-images"],
+        ),
         ("swap", "p*/ula/seed-0", ["frechet/prior/ula", "accept/posterior/ula", "survived/prior/ula"]),
         ("ablation", "[up]*/seed-0", ["frechet_after_40/usual", "speed_up/amortised", "frechet/posterior/chains"]),
     ],
@@ -210,7 +237,7 @@ def test_cells_have_names_of_their_own_and_settings_for_json(name: str, preset: 
     for cell in cells:
         stored = json.loads(json.dumps(cell.settings))
         assert stored == cell.settings
-        for training in stored.get("trainings") or [stored["training"]]:
+        for training in stored.get("trainings", [stored["training"]] if "training" in stored else []):
             assert settings_of(config_of(training, cell.seed)) == training
 
 
