@@ -14,13 +14,14 @@ Nothing is replaced by zero, and no energy is clamped. The comparison is made in
 from __future__ import annotations
 
 import functools
+import math
 from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from .kernel import Info, StateLike
-from .loops import select
+from .loops import select, values_are_at_hand
 
 DIVERGENCE_THRESHOLD = 1000.0
 """|energy error| in nats beyond which a step is flagged (Stan's value)."""
@@ -66,9 +67,24 @@ def accept(
 
 def can_stand(state: StateLike) -> Tensor:
     """Whether position, energy, gradient and what else a state holds are finite, and their sum is, (C, 1)."""
-    fields = cast(tuple[Tensor, ...], state)
-    total = functools.reduce(torch.add, [row_sum(field) for field in fields if field.is_floating_point()])
+    total = functools.reduce(torch.add, map(row_sum, _numbers(state)))
     return total.abs() < torch.inf  # false of NaN
+
+
+def where_chains_can_stand(proposed: StateT, current: StateT) -> StateT:
+    """The proposed state, save for chains that cannot stand there: they stay."""
+    if values_are_at_hand(proposed.energy) and all(map(_is_moderate, _numbers(proposed))):
+        return proposed  # torch.where would take as long as a cheap energy
+    return select(can_stand(proposed), proposed, current)
+
+
+def _is_moderate(values: Tensor) -> bool:
+    """Whether the sum of the squares is finite, and so every number and every sum of some of them."""
+    return float(torch.linalg.vector_norm(values)) < math.inf
+
+
+def _numbers(state: StateLike) -> list[Tensor]:
+    return [field for field in cast(tuple[Tensor, ...], state) if field.is_floating_point()]
 
 
 def log_ratio(current: Tensor, proposed: Tensor, kinetic_change: Tensor) -> Tensor:

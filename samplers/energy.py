@@ -193,7 +193,8 @@ class Target:
                 f"value_and_grad returns a gradient of the position's shape, {tuple(x.shape)} as a matrix; got "
                 f"{tuple(grad.shape)}."
             )
-        return both[0], grad.detach().to(x.dtype)
+        grad = grad.detach()
+        return both[0], grad if grad.dtype == x.dtype else grad.to(x.dtype)
 
     def _arguments(self) -> tuple[Any, ...]:
         return () if self._context is None else (self._context,)

@@ -104,6 +104,14 @@ def repeat_each(num: Tensor, body: Callable[..., CarryT], carry: CarryT) -> Carr
     return while_any(one_more, (num > 0, num, carry))[2]
 
 
+def values_are_at_hand(tensor: Tensor) -> bool:
+    """Whether Python may look at a tensor's values, as what a step costs less by, not as what it depends on.
+
+    Not where a loop is being recorded or compiled, nor on a device, which it would have to wait for.
+    """
+    return tensor.device.type == "cpu" and _RECORDER.get() is None and not torch.compiler.is_dynamo_compiling()
+
+
 def select(condition: Tensor, one: StructureT, other: StructureT) -> StructureT:
     """The rows of one NamedTuple of tensors, nested or not, where the condition (C, 1) holds, else of the other."""
     chosen: StructureT = _select(condition, one, other)

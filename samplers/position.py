@@ -63,8 +63,15 @@ class Layout:
         """D, the number of columns of the matrix."""
         return sum(self.sizes)
 
+    @property
+    def _is_matrix(self) -> bool:
+        """Whether positions are matrices as they are: the usual case, asked for once or twice a gradient."""
+        return self.keys == () and len(self.events) == 1 and len(self.events[0]) == 1
+
     def ravel(self, position: Position) -> Tensor:
         """Lay a position, `(*lead, *event)` per part, out as one matrix `(*lead, D)`."""
+        if self._is_matrix and isinstance(position, Tensor) and position.shape[-1:] == self.events[0]:
+            return position
         if self.keys and isinstance(position, dict) and set(position) == set(self.keys):
             position = {key: position[key] for key in self.keys}  # a dict's own order says nothing
         keys, parts = _take_apart(position)
@@ -80,6 +87,8 @@ class Layout:
 
     def unravel(self, matrix: Tensor) -> Position:
         """Take a matrix `(*lead, D)` apart into views `(*lead, *event)`, in the structure of the position."""
+        if self._is_matrix:
+            return matrix
         lead = matrix.shape[:-1]
         flat = [matrix] if len(self.events) == 1 else list(torch.split(matrix, self.sizes, dim=-1))
         events = zip(flat, self.events, strict=True)

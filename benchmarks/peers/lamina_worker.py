@@ -20,7 +20,7 @@ from lamina.samplers.engines import EngineName
 
 from .problems import PROBLEMS, Problem, starts
 from .protocol import MAX_TREE_DEPTH, NUM_LEAPFROG_STEPS, PERSISTENCE, Case, UnsupportedError, serve
-from .torch_energies import autocast, gauss2_value_and_grad, make_energy, observed, posterior
+from .torch_energies import Gauss2, autocast, make_energy, observed, posterior
 
 SEED = 5
 
@@ -59,7 +59,7 @@ def make_sampler(
     if with_gradient:
         if case.problem != "gauss2":
             raise UnsupportedError(f"{case.problem} has no gradient written by hand here")
-        energy = _WithGradient()
+        energy = Gauss2()
     elif case.problem == "decoder":
         energy, context = posterior(), observed(case.num_chains)
     else:
@@ -182,13 +182,3 @@ def bias(make: Make, make_exact: Make, request: Mapping[str, Any]) -> Mapping[st
     difference, whole = sums[0] - sums[1], sums[1].mean()
     error = difference.std(ddof=1) / math.sqrt(case.num_chains)
     return {"bias": float(difference.mean() / whole), "bias_error": float(error / whole)}
-
-
-class _WithGradient:
-    """The 2-D Gaussian, which knows its gradient."""
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return gauss2_value_and_grad(x)[0]
-
-    def value_and_grad(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return gauss2_value_and_grad(x)

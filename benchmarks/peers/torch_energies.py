@@ -59,10 +59,20 @@ def autocast(energy: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return in_bfloat16
 
 
-def gauss2_value_and_grad(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Value and gradient of the 2-D Gaussian, written by hand."""
-    grad = x @ torch.as_tensor(PRECISION, dtype=x.dtype)
-    return 0.5 * (x * grad).sum(-1), grad
+class Gauss2:
+    """The 2-D Gaussian, which brings a gradient that was written by hand."""
+
+    def __init__(self) -> None:
+        self._precision = torch.as_tensor(PRECISION, dtype=torch.float32)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Energies (C,) at x (C, 2)."""
+        return self.value_and_grad(x)[0]
+
+    def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies, and their gradient (C, 2)."""
+        grad = x @ self._precision
+        return 0.5 * (x * grad).sum(-1), grad
 
 
 def _gauss2() -> Energy:

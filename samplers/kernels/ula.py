@@ -8,11 +8,10 @@ from typing import ClassVar
 
 import torch
 
-from ..accept import accept, can_stand
+from ..accept import accept, where_chains_can_stand
 from ..checks import check_positive
 from ..energy import Target
 from ..kernel import Info, Noise, State
-from ..loops import select
 from ..noise import Site
 from .langevin import LangevinKernel, LangevinParams, log_hastings, propose
 
@@ -53,5 +52,4 @@ class ULA(LangevinKernel):
 
     def move(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> State:
         """See `Kernel.move`: without the ratio, which decides nothing."""
-        proposed = propose(target, state, noise["xi"], params)
-        return select(can_stand(proposed), proposed, state)
+        return where_chains_can_stand(propose(target, state, noise["xi"], params), state)
