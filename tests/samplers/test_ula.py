@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lamina.samplers import MALA, ULA, Energy, GeneratorNoise, Target
 from lamina.samplers.kernels.langevin import LangevinKernel
@@ -151,3 +154,29 @@ def test_a_huge_gradient_in_float32_is_an_error_and_not_a_wall(kernel: LangevinK
     _, info = kernel.step(target, kernel.init(target, x, params), noise, params)
     assert info.energy_error.isfinite().all()
     assert info.is_divergent.all()
+
+
+class Counter(TorchDispatchMode):
+    """Counts operators by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts = collections.Counter[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[func.overloadpacket.__name__] += 1
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize(("scale", "num_choices"), [(1.0, 0), (1e25, 3)], ids=["moderate", "squares overflow"])
+def test_chains_that_all_can_stand_are_not_chosen_one_by_one(scale: float, num_choices: int) -> None:
+    """Choosing takes as long as a cheap energy. Where a number is too large to see at once, it is done nevertheless."""
+    x = scale * torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    target, kernel = Target(lambda x: x.abs().sum(1), Layout.of(x), len(x)), ULA(step_size=0.3)
+    params = kernel.init_params(x)
+    state = kernel.init(target, x, params)
+    noise = GeneratorNoise(torch.Generator().manual_seed(1)).draw(kernel.sites, x, 0)
+    with Counter() as counter:
+        after = kernel.move(target, state, noise, params)
+    assert counter.counts["where"] == num_choices
+    assert all(map(torch.equal, after, kernel.step(target, state, noise, params)[0]))
