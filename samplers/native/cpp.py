@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
@@ -34,12 +35,25 @@ class Printed(NamedTuple):
     """A program as text.
 
     Attributes:
-        source: C++, complete.
+        text: Its function `run`, in terms of what `runtime.hpp` and `scalar.hpp` define.
+        lanes: Chains in a block on a processor, in C++.
         tables: What it reads besides the chains.
     """
 
-    source: str
+    text: str
+    lanes: str
     tables: Tables
+
+    @property
+    def source(self) -> str:
+        """C++ for a processor with vectors, complete."""
+        return f"#define LANES {self.lanes}\n{runtime('runtime.hpp')}\n{self.text}"
+
+
+@cache
+def runtime(name: str) -> str:
+    """What programs call, `runtime.hpp` or `scalar.hpp`."""
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 class MixedChainsError(Exception):
@@ -112,8 +126,6 @@ class _Printer:
     def print(self) -> Printed:
         body = list(self._body())
         lines = [
-            f"#define LANES ({self._vectors()} * WIDEST / {self.dtype.itemsize})",
-            resources.files(__package__).joinpath("runtime.hpp").read_text(encoding="utf-8"),
             _SIGNATURE,
             *indented(self.expressions.tables.constants()),
             _BLOCKS,
@@ -122,7 +134,8 @@ class _Printer:
             "}",
             "",
         ]
-        return Printed("\n".join(lines), self.expressions.tables)
+        lanes = f"({self._vectors()} * WIDEST / {self.dtype.itemsize})"
+        return Printed("\n".join(lines), lanes, self.expressions.tables)
 
     def _vectors(self) -> int:
         """Vectors of the machine in a block of chains: two hide each other's latency while they fit the registers."""
@@ -210,7 +223,7 @@ _SIGNATURE = """
 // in, out, draws: columns, one number of all `chains` after the other; sums in `out` are added to.
 // draws: stored every `thinning` steps, draw after draw; null where a column is not wanted.
 // keys: two words for each site of noise.
-extern "C" void run(
+ENTRY void run(
     const void* const* in, void* const* out, void* const* draws, const float* floats, const double* doubles,
     const int64_t* counts, const void* const* arrays, const uint32_t* keys, int64_t chains, int64_t begin,
     int64_t end, int64_t first_chain, int64_t first_step, int64_t last_step, int64_t thinning) {"""

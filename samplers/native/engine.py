@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,14 +15,15 @@ from ..errors import NotTraceableError
 from ..kernel import InfoLike, StateLike
 from ..noise import CounterNoise, GeneratorNoise, check_length
 from ..totals import Totals
-from . import build
 from .cpp import Printed
+from .cuda import OnCUDA
+from .processor import Arguments, OnProcessor
 from .program import live_values
 from .symbolic import check_integers
 from .trace import Column, Output, Subject, Trace, drops_out
 from .writing import write
 
-_MIN_CHAINS_PER_THREAD = 256
+_DEVICES = ("cpu", "cuda")
 
 
 class Native:
@@ -39,13 +35,13 @@ class Native:
         totals: What the run is going to add up, of which the program is a part.
 
     Raises:
-        NotTraceableError: If kernel or energy cannot be traced, or lives on another device than the CPU.
+        NotTraceableError: If kernel or energy cannot be traced, or lives on a device that runs no programs.
         BuildError: If there is no compiler, or it fails.
     """
 
     def __init__(self, eager: Eager, state: StateLike, totals: Totals) -> None:
         self._start, noise = eager.start, eager.noise
-        if self._start.matrix.device.type != "cpu":
+        if self._start.matrix.device.type not in _DEVICES:
             raise NotTraceableError(f"the chains are on {self._start.matrix.device}")
         if not isinstance(noise, CounterNoise | GeneratorNoise):
             raise NotTraceableError(f"noise from a {type(noise).__name__} is handed over step by step")
@@ -93,7 +89,7 @@ class Native:
         key = (repr(shapes), tuple(totals.sums), bool(totals.moves))
         if key not in self._programs:
             subject = Subject.of(self.kernel, self._target, self.params, state, totals)
-            self._programs[key] = _Program(*write(subject))
+            self._programs[key] = _Program(*write(subject), self._start.matrix.device)
         return self._programs[key]
 
     def _run(
@@ -103,10 +99,11 @@ class Native:
         trace, num_steps = program.trace, num_draws * thinning
         for site in trace.sites.values():
             check_length(site, self._start.matrix.shape[1], self._steps + num_steps)
-        left = [_room(output, self.num_chains) for output in (*trace.state, *trace.moves)]
+        device = self._start.matrix.device
+        left = [_room(output, device, self.num_chains) for output in (*trace.state, *trace.moves)]
         sums = [_begun(totals.sums[column.name], column) for column, _ in trace.sums]
         wanted = dict(zip((column.name for column, _ in trace.draws), trace.draws, strict=True))
-        fields = {name: _room(wanted[name], num_draws, self.num_chains) for name in collect}
+        fields = {name: _room(wanted[name], device, num_draws, self.num_chains) for name in collect}
         drawn = [
             draws.transpose(1, 2) if name == "position" and draws is not None else fields.get(name) for name in wanted
         ]
@@ -176,11 +173,9 @@ class Native:
 class _Program:
     """A compiled program, and what it reads besides the chains."""
 
-    def __init__(self, trace: Trace, printed: Printed) -> None:
-        self.trace, self.printed = trace, printed
-        self._was_cached = build.is_cached(printed.source)
-        self._function = build.load(printed.source).run
-        self._function.restype = None
+    def __init__(self, trace: Trace, printed: Printed, device: torch.device) -> None:
+        self.trace, self._tables, self._device = trace, printed.tables, device
+        self._call = OnProcessor(printed) if device.type == "cpu" else OnCUDA(printed, device)
 
     @property
     def details(self) -> dict[str, str]:
@@ -188,7 +183,7 @@ class _Program:
         return {
             "operations": str(len(live_values(self.trace.written))),
             "captured": f"{sum(tensor.numel() for tensor in self.trace.captured)} numbers",
-            "cached": "yes" if self._was_cached else "no",
+            "cached": "yes" if self._call.was_cached else "no",
         }
 
     def run(
@@ -203,34 +198,35 @@ class _Program:
         thinning: int,
         num_chains: int,
     ) -> None:
-        """Run it, in as many threads as torch has been given and the chains can use."""
-        columns = [_columns(value) for value in inputs]
-        arrays = [self._whole(what, where, params).contiguous() for what, where in self.printed.tables.arrays]
-        keys = [word for name in self.trace.sites for word in noise.key(name)]
-        tables = (
-            self._table(self.printed.tables.floats, params, ctypes.c_float),
-            self._table(self.printed.tables.doubles, params, ctypes.c_double),
-            _array(ctypes.c_int64, self.printed.tables.counts),
-        )
-
-        def run(begin: int, end: int) -> None:
-            # The tensors are held by this function: other threads go on with it where Ctrl-C ends the run.
-            self._function(
-                *map(_pointers, (columns, outputs, draws)),
-                *tables,
-                _pointers(arrays),
-                _array(ctypes.c_uint32, keys),
-                *map(ctypes.c_int64, (num_chains, begin, end, noise.first_chain, *steps, thinning)),
+        """Run it."""
+        self._call(
+            Arguments(
+                inputs=[_columns(value) for value in inputs],
+                outputs=outputs,
+                draws=draws,
+                floats=self._numbers(self._tables.floats, params),
+                doubles=self._numbers(self._tables.doubles, params),
+                counts=self._tables.counts,
+                arrays=[self._array(what, where, params) for what, where in self._tables.arrays],
+                keys=[word for name in self.trace.sites for word in noise.key(name)],
+                num_chains=num_chains,
+                first_chain=noise.first_chain,
+                steps=steps,
+                thinning=thinning,
             )
-
-        _in_threads(run, num_chains)
+        )
 
     def _whole(self, what: object, where: Any, params: Any) -> Tensor:
         """A tensor that the program reads, from the energy or from the parameters."""
         tensor: Tensor = self.trace.captured[where] if what == "captured" else getattr(params, where)
         return tensor.detach()
 
-    def _table(self, entries: Iterable[tuple[Any, ...]], params: Any, kind: Any) -> Any:
+    def _array(self, what: object, where: Any, params: Any) -> Tensor:
+        """The same as it lies in memory, where the program runs."""
+        return self._whole(what, where, params).to(self._device).contiguous()
+
+    def _numbers(self, entries: Iterable[tuple[Any, ...]], params: Any) -> list[float]:
+        """The numbers of a table."""
         whole: dict[tuple[Any, ...], list[float]] = {}
         numbers = []
         for what, where, *place in entries:
@@ -240,38 +236,14 @@ class _Program:
             if (what, where) not in whole:
                 whole[what, where] = self._whole(what, where, params).flatten().tolist()
             numbers.append(whole[what, where][place[0]])
-        return _array(kind, numbers)
-
-
-def _in_threads(run: Callable[[int, int], None], num_chains: int) -> None:
-    """Share chains out over threads, in multiples of the longest block."""
-    threads = min(torch.get_num_threads(), num_chains // _MIN_CHAINS_PER_THREAD)
-    if threads <= 1:
-        run(0, num_chains)
-        return
-    share = -(-num_chains // threads // 64) * 64
-    bounds = [(begin, min(begin + share, num_chains)) for begin in range(0, num_chains, share)]
-    pool = _pool(threads - 1)
-    others = [pool.submit(run, *bound) for bound in bounds[1:]]
-    run(*bounds[0])
-    for other in others:
-        other.result()
-
-
-@lru_cache(maxsize=1)
-def _pool(size: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(size, thread_name_prefix="lamina")
-
-
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has the pool, but none of its threads
+        return numbers
 
 
 def _beside(position: Tensor) -> Tensor:
     """Where no chain stands: on the way from each to another, or around it where the other stands there too."""
     between = torch.lerp(position, position.roll(1, 0), 0.3)
     noise = torch.randn(position.shape, generator=torch.Generator().manual_seed(0), dtype=position.dtype)
-    around = position + 0.1 * noise * (1 + position.abs())
+    around = position + 0.1 * noise.to(position.device) * (1 + position.abs())
     return torch.where((between == position).all(1, keepdim=True), around, between)
 
 
@@ -310,10 +282,10 @@ def _columns(value: Tensor) -> Tensor:
     return value.reshape(len(value), -1).to(_memory_dtype(value.dtype)).T.contiguous()
 
 
-def _room(output: Output, *lead: int) -> Tensor:
+def _room(output: Output, device: torch.device, *lead: int) -> Tensor:
     """Room for what the program writes: (*lead without C, width, C)."""
     column, _ = output
-    return torch.empty(*lead[:-1], column.width, lead[-1], dtype=_memory_dtype(column.dtype))
+    return torch.empty(*lead[:-1], column.width, lead[-1], dtype=_memory_dtype(column.dtype), device=device)
 
 
 def _begun(total: Tensor, column: Column) -> Tensor:
@@ -326,11 +298,3 @@ def _rows(output: Output, room: Tensor, lead: int = 0) -> Tensor:
     column, _ = output
     rows = room.transpose(-1, -2).to(column.dtype)
     return rows.reshape(*rows.shape[: lead + 1], *column.shape) if len(column.shape) != 1 else rows
-
-
-def _pointers(tensors: Sequence[Tensor | None]) -> Any:
-    return _array(ctypes.c_void_p, [None if tensor is None else tensor.data_ptr() for tensor in tensors])
-
-
-def _array(kind: Any, values: Sequence[Any]) -> Any:
-    return (kind * max(len(values), 1))(*values)

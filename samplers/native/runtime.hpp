@@ -13,6 +13,9 @@
 #include <cstring>
 
 #define INLINE static inline __attribute__((always_inline))
+#define ENTRY extern "C"  // of a program
+#define INFINITE __builtin_inf()
+#define UNDEFINED __builtin_nan("")
 #ifdef __has_builtin
 #define HAS_BUILTIN(name) __has_builtin(name)
 #else

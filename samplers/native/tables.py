@@ -19,9 +19,9 @@ Entry: TypeAlias = tuple[Any, ...]
 _PLAIN = {
     "0.0": "0",
     "-0.0": "-0.0",
-    "inf": "__builtin_inf()",
-    "-inf": "-__builtin_inf()",
-    "nan": '__builtin_nan("")',
+    "inf": "INFINITE",
+    "-inf": "-INFINITE",
+    "nan": "UNDEFINED",
 }
 """Numbers that are part of a program."""
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lamina.samplers import HMC, Chains, NotTraceableError, run, sample
 from lamina.samplers.engines import DEFAULT_VARIABLE, EngineName
-from lamina.samplers.native import build, engine, writing
+from lamina.samplers.native import build, processor, writing
 
 pytestmark = pytest.mark.skipif(build.find_compiler() is None, reason="there is no C++ compiler on this machine")
 
@@ -166,11 +166,11 @@ def test_threads_trace_side_by_side() -> None:
 def test_a_forked_process_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     done: list[tuple[int, int]] = []
-    engine._in_threads(lambda begin, end: done.append((begin, end)), 1000)
+    processor._in_threads(lambda begin, end: done.append((begin, end)), 1000)
     assert sorted(done) == [(0, 512), (512, 1000)]
     child = os.fork()
     if child == 0:
-        engine._in_threads(lambda begin, end: None, 1000)  # with the parent's threads, it waits for ever
+        processor._in_threads(lambda begin, end: None, 1000)  # with the parent's threads, it waits for ever
         os._exit(0)
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
