@@ -114,7 +114,7 @@ class Eager:
                         target,
                         self.start.matrix[index],
                         {name: value[index] for name, value in self.start.memory.items()},
-                        _rows_of_params(self.params, index),
+                        rows_of_params(self.params, index),
                     )
                     for index, target in self._parts
                 ]
@@ -147,7 +147,7 @@ class Eager:
                     target,
                     _rows_of_state(state, index),
                     {name: values if sites[name].is_shared else values[index] for name, values in noise.items()},
-                    _rows_of_params(self.params, index),
+                    rows_of_params(self.params, index),
                 )
                 for index, target in self._parts
             ]
@@ -188,7 +188,8 @@ class Eager:
         return Chains(state.position, layout, self.params, self.noise.state_dict(), self._steps, memory)
 
 
-def _rows_of_params(params: Any, index: slice) -> Any:
+def rows_of_params(params: Any, index: slice) -> Any:
+    """The parameters of some of the chains."""
     if index == slice(None):
         return params
     fields = params._asdict().items()

@@ -190,3 +190,17 @@ def test_steps_beyond_31_bits(num_steps: int) -> None:
     chains = replace(run(quadratic, LEAPFROG, x, num_steps=0, noise=1).chains, num_steps=num_steps)
     assert torch.equal(chains.matrix, x)
     torch.testing.assert_close(draws(quadratic, chains, "native")[0], draws(quadratic, chains, "eager")[0])
+
+
+def test_of_many_chains_some_are_compared() -> None:
+    """Plain torch sees all of them once, where they start; a program among 2,500 chains is held against 834."""
+    sizes: list[int] = []
+
+    def energy(x: Tensor) -> Tensor:
+        if type(x) is Tensor:
+            sizes.append(len(x))
+        return quadratic(x)
+
+    result = run(energy, LEAPFROG, start(2500, 2), num_steps=2, noise=1, engine="native")
+    assert sizes == [2500, 834]
+    assert result.engine.startswith("native")
