@@ -63,14 +63,13 @@ class Layout:
         """D, the number of columns of the matrix."""
         return sum(self.sizes)
 
-    @property
-    def _is_matrix(self) -> bool:
-        """Whether positions are matrices as they are: the usual case, asked for once or twice a gradient."""
-        return self.keys == () and len(self.events) == 1 and len(self.events[0]) == 1
+    def _is_as_it_is(self, matrix: Tensor) -> bool:
+        """Whether a position is a matrix already: the usual case, met twice in every gradient."""
+        return self.keys == () and len(self.events) == 1 and matrix.shape[-1:] == self.events[0]
 
     def ravel(self, position: Position) -> Tensor:
         """Lay a position, `(*lead, *event)` per part, out as one matrix `(*lead, D)`."""
-        if self._is_matrix and isinstance(position, Tensor) and position.shape[-1:] == self.events[0]:
+        if isinstance(position, Tensor) and self._is_as_it_is(position):
             return position
         if self.keys and isinstance(position, dict) and set(position) == set(self.keys):
             position = {key: position[key] for key in self.keys}  # a dict's own order says nothing
@@ -87,7 +86,7 @@ class Layout:
 
     def unravel(self, matrix: Tensor) -> Position:
         """Take a matrix `(*lead, D)` apart into views `(*lead, *event)`, in the structure of the position."""
-        if self._is_matrix:
+        if self._is_as_it_is(matrix):
             return matrix
         lead = matrix.shape[:-1]
         flat = [matrix] if len(self.events) == 1 else list(torch.split(matrix, self.sizes, dim=-1))
