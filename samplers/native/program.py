@@ -385,7 +385,9 @@ def _add(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None
 
 
 _MOST_TERMS = 8
-"""Of a linear form that is collected: the factors of more would not be kept in registers anyway."""
+"""Of a linear form that is collected, counted before equal values are: factors of more would not be kept in registers,
+and forms of forms, as a recurrence makes them, have as many as there are ways through them.
+"""
 
 _Terms: TypeAlias = dict[Value, list[tuple[Operand, ...]]]
 
@@ -409,10 +411,11 @@ def _terms(x: Operand) -> _Terms:
     Empty where there are too many, or one is constant or lies along a long axis.
     """
     terms: _Terms = {}
+    num_terms = 0
     todo: list[tuple[Operand, tuple[Operand, ...]]] = [(x, ())]
     while todo:
         form, factors = todo.pop()
-        if not isinstance(form, Value) or form.is_uniform or form.axis or len(terms) > _MOST_TERMS:
+        if not isinstance(form, Value) or form.is_uniform or form.axis or num_terms == _MOST_TERMS:
             return {}
         fixed = [i for i, arg in enumerate(form.args[:2]) if not isinstance(arg, Value) or arg.is_uniform]
         if form.op == "neg":
@@ -421,6 +424,7 @@ def _terms(x: Operand) -> _Terms:
             todo.append((form.args[1 - fixed[0]], (form.args[fixed[0]], *factors)))  # type: ignore[arg-type]
             todo += [(arg, factors) for arg in form.args[2:]]  # type: ignore[misc]
         else:
+            num_terms += 1
             terms.setdefault(form, []).append(factors)
     return terms
 

@@ -75,3 +75,15 @@ def test_what_is_collected_has_the_sums_of_the_factors() -> None:
     (factor,) = (arg for arg in made.operands if arg.is_uniform)
     assert factor.op == "add"
     assert [arg.args for arg in factor.operands] == [(0,), (1,)]
+
+
+def test_forms_of_forms_are_not_multiplied_out() -> None:
+    """Thirty steps of x <- x - a x: there are 2**30 ways through them."""
+
+    def recurrence(op: Callable[..., Operand], x: list[Value], a: list[Value]) -> Operand:
+        value: Operand = x[0]
+        for _ in range(30):
+            value = op("sub", value, op("mul", a[0], value))
+        return op("add", op("mul", a[1], value), x[0])
+
+    assert written(recurrence)[1] == 31 * ["fma"]
