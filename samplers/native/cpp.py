@@ -31,12 +31,16 @@ _FEW_VALUES = 110
 """Values in a block beyond which two of each cost more in memory traffic than they hide."""
 
 
+_SHORT_BLOCKS = (8, 16)
+"""Lanes, from the least that `runtime.hpp` has; blocks of 32 are the longest, and usual."""
+
+
 class Printed(NamedTuple):
     """A program as text.
 
     Attributes:
         text: Its function `run`, in terms of what `runtime.hpp` and `scalar.hpp` define.
-        lanes: Chains in a block on a processor, in C++.
+        lanes: Chains in a block on a processor, in C++; fewer where there are not that many, see `source`.
         tables: What it reads besides the chains.
     """
 
@@ -44,10 +48,11 @@ class Printed(NamedTuple):
     lanes: str
     tables: Tables
 
-    @property
-    def source(self) -> str:
-        """C++ for a processor with vectors, complete."""
-        return f"#define LANES {self.lanes}\n{runtime('runtime.hpp')}\n{self.text}"
+    def source(self, num_chains: int) -> str:
+        """C++ for a processor with vectors, complete; for few chains in a block that is no longer than it must be."""
+        short = next((lanes for lanes in _SHORT_BLOCKS if num_chains <= lanes), None)
+        lanes = self.lanes if short is None else f"({self.lanes} < {short} ? {self.lanes} : {short})"
+        return f"#define LANES {lanes}\n{runtime('runtime.hpp')}\n{self.text}"
 
 
 @cache

@@ -90,7 +90,7 @@ class Native:
         key = (repr(shapes), tuple(totals.sums), bool(totals.moves))
         if key not in self._programs:
             subject = Subject.of(self.kernel, self._target, self.params, state, totals)
-            self._programs[key] = _Program(*write(subject), self._start.matrix.device)
+            self._programs[key] = _Program(*write(subject), self._start.matrix.device, self.num_chains)
         return self._programs[key]
 
     def _run(
@@ -179,9 +179,9 @@ class Native:
 class _Program:
     """A compiled program, and what it reads besides the chains."""
 
-    def __init__(self, trace: Trace, printed: Printed, device: torch.device) -> None:
+    def __init__(self, trace: Trace, printed: Printed, device: torch.device, num_chains: int) -> None:
         self.trace, self._tables, self._device = trace, printed.tables, device
-        self._call = OnProcessor(printed) if device.type == "cpu" else OnCUDA(printed, device)
+        self._call = OnProcessor(printed, num_chains) if device.type == "cpu" else OnCUDA(printed, device)
 
     @property
     def details(self) -> dict[str, str]:

@@ -58,6 +58,7 @@ class OnProcessor:
 
     Args:
         printed: Its text.
+        num_chains: Which it is going to move.
 
     Attributes:
         was_cached: Whether it had been compiled before.
@@ -66,9 +67,10 @@ class OnProcessor:
         BuildError: If there is no compiler, or it fails.
     """
 
-    def __init__(self, printed: Printed) -> None:
-        self.was_cached = build.is_cached(printed.source)
-        self._function = build.load(printed.source).run
+    def __init__(self, printed: Printed, num_chains: int) -> None:
+        source = printed.source(num_chains)
+        self.was_cached = build.is_cached(source)
+        self._function = build.load(source).run
         self._function.restype = None
 
     def __call__(self, given: Arguments) -> None:

@@ -286,14 +286,28 @@ def test_run_that_is_continued(kernel: Kernel[Any], tmp_path: Path) -> None:
     assert all(torch.equal(rest.chains.memory[name], memory) for name, memory in whole.chains.memory.items())
 
 
-@pytest.mark.parametrize("num_chains", [1, 15, 16, 17])
-def test_some_of_the_chains(num_chains: int) -> None:
-    """Blocks of chains that are not full, bit for bit; one engine's chains go on with the other's noise."""
+@pytest.mark.parametrize("num_chains", [1, 8, 9, 15, 16, 17])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_some_of_the_chains(num_chains: int, dtype: torch.dtype) -> None:
+    """Short blocks and such as are not full, bit for bit; one engine's chains go on with the other's noise."""
     options: dict[str, Any] = {"num_steps": 20, "engine": "native"}
-    whole = run(funnel, LEAPFROG, start(33), noise=3, **options)
-    first = run(funnel, LEAPFROG, start(33)[:num_chains], noise=3, **options)
-    others = run(funnel, LEAPFROG, start(33)[num_chains:], noise=CounterNoise(3, first_chain=num_chains), **options)
+    x = start(33).to(dtype)
+    whole = run(funnel, LEAPFROG, x, noise=3, **options)
+    first = run(funnel, LEAPFROG, x[:num_chains], noise=3, **options)
+    others = run(funnel, LEAPFROG, x[num_chains:], noise=CounterNoise(3, first_chain=num_chains), **options)
     assert torch.equal(torch.cat([first.chains.matrix, others.chains.matrix]), whole.chains.matrix)
+
+
+def test_few_chains_take_a_short_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to eight chains have a program, up to sixteen, and all others."""
+    load, sources = build.load, list[str]()
+    monkeypatch.setattr(build, "load", lambda source: sources.append(source) or load(source))
+    for num_chains in (1, 8, 9, 16, 17, 1000):
+        run(funnel, LEAPFROG, start(num_chains), num_steps=1, noise=3, engine="native")
+    assert sources[0::2] == sources[1::2]
+    assert sources[0].partition("\n")[0].endswith(" : 8)")
+    assert sources[2].partition("\n")[0].endswith(" : 16)")
+    assert len(set(sources)) == 3
 
 
 @pytest.fixture

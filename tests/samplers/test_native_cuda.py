@@ -58,7 +58,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     numbers: list[int] = []
 
     class Counting(cuda.OnCUDA):
-        def __init__(self, printed: Any) -> None:
+        def __init__(self, printed: Any, num_chains: int) -> None:
             super().__init__(printed, torch.device("cpu"))
 
         def __call__(self, given: Any) -> None:
