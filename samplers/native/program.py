@@ -377,6 +377,9 @@ def _add(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None
     collected = _collected(program, kind, x, y)
     if collected is not None:
         return collected
+    for negative, other in ((y, x), (x, y)):
+        if isinstance(negative, Value) and negative.op == "neg":
+            return program.op("sub", kind, other, negative.args[0])  # type: ignore[arg-type]
     for product, other in ((y, x), (x, y)):
         if _may_fuse(product, other):
             assert isinstance(product, Value)
@@ -458,6 +461,9 @@ def _may_fuse(product: Operand, other: Operand) -> bool:
 
 
 def _mul(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None:
+    (one, scale), (another, inverse) = _scaled(x), _scaled(y)
+    if scale != 1 and scale * inverse == 1:
+        return program.op("mul", kind, one, another)
     for number, other in ((x, y), (y, x)):
         if isinstance(number, Value):
             continue
@@ -469,7 +475,19 @@ def _mul(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None
             return 0.0 if kind in FLOATS else 0
         if isinstance(other, Value) and other.op == "neg":
             return program.op("mul", kind, other.args[0], -number)  # type: ignore[arg-type]
+        scaled, scale = _scaled(other)
+        if scale != 1:
+            return program.op("mul", kind, scaled, program.op("mul", kind, number, scale))
     return None
+
+
+def _scaled(x: Operand) -> tuple[Operand, float]:
+    """v and 2**n where x is v 2**n, by which nothing is rounded, in whatever order; else x and 1."""
+    if isinstance(x, Value) and x.op == "mul" and x.kind in FLOATS:
+        for number, other in (x.args, x.args[::-1]):
+            if isinstance(number, float) and abs(math.frexp(number)[0]) == 0.5:
+                return other, number  # type: ignore[return-value]
+    return x, 1.0
 
 
 def _div(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None:

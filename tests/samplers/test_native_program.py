@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
 import pytest
 
 from lamina.samplers.native.program import Operand, Program, Value, live_values
@@ -87,3 +88,32 @@ def test_forms_of_forms_are_not_multiplied_out() -> None:
         return op("add", op("mul", a[1], value), x[0])
 
     assert written(recurrence)[1] == 31 * ["fma"]
+
+
+@pytest.mark.parametrize(
+    ("make", "left"),
+    [
+        pytest.param(lambda op, x, a: op("mul", op("mul", x[0], 0.5), op("mul", 2.0, x[1])), ["mul"], id="cancel"),
+        pytest.param(lambda op, x, a: op("mul", op("mul", x[0], 0.5), 2.0), [], id="undone"),
+        pytest.param(lambda op, x, a: op("mul", op("mul", x[0], 2.0), 0.3), ["mul"], id="one factor"),
+        pytest.param(lambda op, x, a: op("mul", op("mul", x[0], 3.0), 0.3), ["mul", "mul"], id="would be rounded"),
+        pytest.param(
+            lambda op, x, a: op("mul", op("mul", x[0], 0.5), op("mul", 4.0, x[1])),
+            ["mul", "mul", "mul"],
+            id="do not cancel",
+        ),
+        pytest.param(
+            lambda op, x, a: op("add", x[0], op("neg", op("mul", x[1], x[2]))), ["neg", "fma"], id="less a product"
+        ),
+        pytest.param(lambda op, x, a: op("add", op("neg", x[0]), x[1]), ["sub"], id="less a number"),
+    ],
+)
+def test_factors_and_signs_that_cost_nothing(make: Sums, left: list[str]) -> None:
+    """Powers of two meet each other and other literals, and what is added with a minus is taken away."""
+    assert written(make)[1] == left
+
+
+def test_a_power_of_two_changes_no_digit() -> None:
+    made, _ = written(lambda op, x, a: op("mul", op("mul", x[0], 0.25), 0.3))
+    assert isinstance(made, Value)
+    assert np.float32(0.3) * np.float32(0.25) in made.args
