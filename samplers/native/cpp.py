@@ -52,7 +52,8 @@ class Printed(NamedTuple):
         """C++ for a processor with vectors, complete; for few chains in a block that is no longer than it must be."""
         short = next((lanes for lanes in _SHORT_BLOCKS if num_chains <= lanes), None)
         lanes = self.lanes if short is None else f"({self.lanes} < {short} ? {self.lanes} : {short})"
-        return f"#define LANES {lanes}\n{runtime('runtime.hpp')}\n{self.text}"
+        alone = "#define ALONE 1\n" if num_chains == 1 else ""
+        return f"#define LANES {lanes}\n{alone}{runtime('runtime.hpp')}\n{self.text}"
 
 
 @cache
@@ -236,4 +237,4 @@ ENTRY void run(
 _BLOCKS = """
     for (int64_t o = begin; o < end; o += LANES) {
         const int64_t n = end - o < LANES ? end - o : LANES;
-        const U chain = as_words(lane_numbers()) + full<U>((uint32_t)(first_chain + o));"""
+        const U chain = as_words(lane_numbers(n)) + full<U>((uint32_t)(first_chain + o));"""

@@ -1,4 +1,4 @@
-"""The noise of a step in C++: two numbers for each evaluation of Threefry, and only what is needed."""
+"""The noise of a step in C++: two numbers for each evaluation of Threefry. Compilers leave out what nothing reads."""
 
 from __future__ import annotations
 
@@ -32,16 +32,13 @@ def print_noise(sites: Mapping[str, Site], dtype: torch.dtype, dim: int, express
     for number, (name, site) in enumerate(sites.items()):
         pairs, values = pairs_of_words(site.columns(dim)), wanted[name]
         chain = "full<U>(0)" if site.is_shared else "chain"
-        draw = f"{site.kind}s_of(keys + {2 * number}, {chain}, (uint32_t)(step * {pairs} + "
+        made = f"<{site.kind.capitalize()}s>(keys + {2 * number}, {chain}, (uint32_t)(step * {pairs}"
         along = next((value for value in values.values() if value.axis), None)
         if along:
             yield expressions.new_array(along, 2 * pairs)
-            array = expressions.arrays[along]
-            yield f"for (int64_t i = 0; i < {pairs}; ++i) {draw}i), {array}[2 * i], {array}[2 * i + 1]);"
+            yield f"noise_along{made}), {pairs}, {expressions.arrays[along]});"
             continue
-        for pair in range(pairs):
-            two = [values.get(2 * pair + i) for i in (0, 1)]
-            if any(two):
-                one, other = (f"v{numbers[value]}" if value else f"unused{number}_{pair}" for value in two)
-                yield f"{TYPES[KINDS[site_dtype(site, dtype)]]} {one}, {other};"
-                yield f"{draw}{pair}), {one}, {other});"
+        if values:
+            names = [f"v{numbers[values[i]]}" if i in values else f"unused{number}_{i}" for i in range(2 * pairs)]
+            yield f"{TYPES[KINDS[site_dtype(site, dtype)]]} {', '.join(names)};"
+            yield f"noise_of{made}), {', '.join(names)});"

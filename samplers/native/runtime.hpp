@@ -1,6 +1,7 @@
 // Lanes: a block of LANES Markov chains, moved together in SIMD registers.
 //
-// The printed programs of the native engine begin with `#define LANES n` (8, 16 or 32) and this text. It gives them the
+// The printed programs of the native engine begin with `#define LANES n` (8, 16 or 32), `#define ALONE 1` if there is
+// one chain only, and this text. It gives them the
 // types F, D, I, U and B (LANES floats, doubles, int32s, uint32s and truth values) and every function that they call.
 // For GCC and Clang, C++17, any instruction set: vectors are the compilers' vector extensions, and the few operations
 // those lack are named in section 2, each with a form for machines without the instruction. Compile with
@@ -357,9 +358,10 @@ template <class T> INLINE void swap(T*& one, T*& other) {
     one = other, other = kept;
 }
 
-INLINE I lane_numbers() {
+// 0, 1, ..., count - 1; the rest repeat the last, as in `load`. A chain in all of them is one: no loop waits for more.
+INLINE I lane_numbers(int64_t count) {
     int32_t numbers[LANES];
-    for (int i = 0; i < LANES; ++i) numbers[i] = i;
+    for (int i = 0; i < LANES; ++i) numbers[i] = i < count ? i : count - 1;
     return load<I>(numbers);
 }
 
@@ -963,16 +965,56 @@ INLINE void normals(U one, U other, F& a, F& b) { box_muller(one, other, a, b); 
 // Within 1e-14 of the radius.
 INLINE void normals(U one, U other, D& a, D& b) { box_muller(one, other, a, b); }
 
-// Two numbers of a site with this key; `count` is that of the pair, from the first step's on.
-template <class V> INLINE void normals_of(const uint32_t* key, U chain, uint32_t count, V& a, V& b) {
-    U other = full<U>(count);
-    threefry(key[0], key[1], chain, other);
-    normals(chain, other, a, b);
+struct Normals {
+    template <class V> INLINE void make(U one, U other, V& a, V& b) { normals(one, other, a, b); }
+};
+struct Uniforms {
+    INLINE void make(U one, U other, D& a, D& b) { a = uniform(one), b = uniform(other); }
+};
+
+// Numbers of a site with this key, in pairs; `count` is that of the first pair, from the first step's on. A chain that
+// is alone, and so in all lanes, has as many pairs made at once as there are lanes.
+template <class Kind, class V>
+INLINE void noise_along(const uint32_t* key, U chain, uint32_t count, int64_t pairs, V* to) {
+#if ALONE
+    for (int64_t i = 0; i < pairs; i += LANES) {
+        U one = chain, other = full<U>(count + (uint32_t)i) + as_words(lane_numbers(LANES));
+        threefry(key[0], key[1], one, other);
+        V a, b;
+        Kind::make(one, other, a, b);
+        typename V::Memory all[2][LANES];
+        store_all(all[0], a);
+        store_all(all[1], b);
+        for (int64_t j = 0; j < LANES && i + j < pairs; ++j, to += 2) {
+            to[0] = full<V>(all[0][j]);
+            to[1] = full<V>(all[1][j]);
+        }
+    }
+#else
+    for (int64_t i = 0; i < pairs; ++i) {
+        U one = chain, other = full<U>(count + (uint32_t)i);
+        threefry(key[0], key[1], one, other);
+        Kind::make(one, other, to[2 * i], to[2 * i + 1]);
+    }
+#endif
 }
-INLINE void uniforms_of(const uint32_t* key, U chain, uint32_t count, D& a, D& b) {
-    U other = full<U>(count);
-    threefry(key[0], key[1], chain, other);
-    a = uniform(chain), b = uniform(other);
+
+// The same for numbers that have names of their own.
+template <class Kind, class V, class... More>
+INLINE void noise_of(const uint32_t* key, U chain, uint32_t count, V& a, V& b, More&... more) {
+    constexpr int pairs = 1 + sizeof...(more) / 2;
+#if ALONE
+    V all[2 * pairs];
+    noise_along<Kind>(key, chain, count, pairs, all);
+    const V* next = all;
+    a = *next++, b = *next++;
+    ((more = *next++), ...);
+#else
+    V two[2];
+    noise_along<Kind>(key, chain, count, 1, two);
+    a = two[0], b = two[1];
+    if constexpr (pairs > 1) noise_of<Kind>(key, chain, count + 1, more...);
+#endif
 }
 
 // Number i of index k of an indexed site: every step and index have a key of their own, which chains share where they

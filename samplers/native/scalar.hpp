@@ -64,7 +64,7 @@ INLINE D to_d(B x) { return D(x.v); }
 INLINE I to_i(B x) { return I(x.v); }
 INLINE B to_b(B x) { return x; }
 
-INLINE I lane_numbers() { return 0; }
+INLINE I lane_numbers(int64_t) { return 0; }
 INLINE U as_words(I x) { return U(x); }
 INLINE bool any(B mask) { return mask.v; }
 template <class T> INLINE T select(B mask, T x, T y) { return mask.v ? x : y; }
@@ -146,13 +146,30 @@ template <class V> INLINE void box_muller(U one, U other, V& a, V& b) {
     b = axis >> 31 ? -y : y;
 }
 
-template <class V> INLINE void normals_of(const uint32_t* key, U chain, uint32_t count, V& a, V& b) {
-    threefry(key[0], key[1], chain, count);
-    box_muller(chain, count, a, b);
+struct Normals {
+    template <class V> INLINE void make(U one, U other, V& a, V& b) { box_muller(one, other, a, b); }
+};
+struct Uniforms {
+    INLINE void make(U one, U other, D& a, D& b) { a = uniform(one), b = uniform(other); }
+};
+
+// Numbers of a site with this key, in pairs; `count` is that of the first pair, from the first step's on.
+template <class Kind, class V>
+INLINE void noise_along(const uint32_t* key, U chain, uint32_t count, int64_t pairs, V* to) {
+    for (int64_t i = 0; i < pairs; ++i) {
+        U one = chain, other = count + U(i);
+        threefry(key[0], key[1], one, other);
+        Kind::make(one, other, to[2 * i], to[2 * i + 1]);
+    }
 }
-INLINE void uniforms_of(const uint32_t* key, U chain, uint32_t count, D& a, D& b) {
-    threefry(key[0], key[1], chain, count);
-    a = uniform(chain), b = uniform(count);
+
+// The same for numbers that have names of their own.
+template <class Kind, class V, class... More>
+INLINE void noise_of(const uint32_t* key, U chain, uint32_t count, V& a, V& b, More&... more) {
+    V two[2];
+    noise_along<Kind>(key, chain, count, 1, two);
+    a = two[0], b = two[1];
+    if constexpr (sizeof...(more) > 0) noise_of<Kind>(key, chain, count + 1, more...);
 }
 
 // Number i of index k of an indexed site: every step and index have a key of their own.

@@ -27,6 +27,7 @@ from lamina.samplers import (
     NUTS,
     RWM,
     Adaptation,
+    Barker,
     Blocks,
     Chains,
     ChEES,
@@ -298,16 +299,29 @@ def test_some_of_the_chains(num_chains: int, dtype: torch.dtype) -> None:
     assert torch.equal(torch.cat([first.chains.matrix, others.chains.matrix]), whole.chains.matrix)
 
 
+@pytest.mark.parametrize("dim", [2, 3, 20, 40])
+@pytest.mark.parametrize("kernel", [LEAPFROG, Barker(step_size=0.2)], ids=["normals", "uniforms"])
+def test_a_chain_alone_has_its_noise_made_many_numbers_at_once(dim: int, kernel: Kernel[Any]) -> None:
+    """Bit for bit, with more pairs than lanes, and in loops over memory."""
+    x = start(9, dim)
+    options: dict[str, Any] = {"num_steps": 20, "engine": "native", "noise": 3}
+    alone, among = (run(funnel, kernel, chains, **options).chains.matrix[0] for chains in (x[:1], x))
+    assert not torch.equal(among, x[0])
+    assert torch.equal(alone, among)
+
+
 def test_few_chains_take_a_short_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to eight chains have a program, up to sixteen, and all others."""
+    """One chain has a program, up to eight, up to sixteen, and all others."""
     load, sources = build.load, list[str]()
     monkeypatch.setattr(build, "load", lambda source: sources.append(source) or load(source))
-    for num_chains in (1, 8, 9, 16, 17, 1000):
+    for num_chains in (2, 8, 9, 16, 17, 1000):
         run(funnel, LEAPFROG, start(num_chains), num_steps=1, noise=3, engine="native")
     assert sources[0::2] == sources[1::2]
     assert sources[0].partition("\n")[0].endswith(" : 8)")
     assert sources[2].partition("\n")[0].endswith(" : 16)")
     assert len(set(sources)) == 3
+    run(funnel, LEAPFROG, start(1), num_steps=1, noise=3, engine="native")
+    assert "#define ALONE 1" in sources[-1]
 
 
 @pytest.fixture

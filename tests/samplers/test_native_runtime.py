@@ -119,7 +119,7 @@ def _functions() -> dict[str, Function]:
         for index in ("x", "5"):
             body = f"[&] {{ {keys}; return uniform_at<{i}>(keys, 3, {index}, y); }}()"
             made[f"uniform_{i}_at_{index}"] = Function("IU", "D", body)
-    made["numbered"] = Function("I", "I", "x + lane_numbers()")
+    made["numbered"] = Function("I", "I", "x + lane_numbers(n)")
     made |= {f"full{kind}": Function(kind, kind, f"full<{kind}>({MEMORY[kind]}(p0[i]))") for kind in "FDI"}
     made["fullB"] = Function("B", "B", "full<B>(p0[i] != 0)")
     made["any_of"] = Function("B", "B", "full<B>(any(x))")
@@ -133,6 +133,7 @@ PROGRAM = "".join(function.source(name) for name, function in FUNCTIONS.items())
     f"{{ store(to, load<{kind}>(from, n), LANES); }}\n"
     for kind in "FDIB"
 )
+PROGRAM += 'extern "C" void numbers(int32_t* to, int64_t n) { store(to, lane_numbers(n), LANES); }\n'
 
 
 def _compile(program: str, lanes: int, machine: str, folder: Path) -> Path:
@@ -483,6 +484,13 @@ def test_lanes_beyond_the_first_repeat_the_last_one(library: Library, kind: str)
         arrays = (ctypes.c_void_p(a.ctypes.data) for a in (x, got))
         getattr(library.code, f"partial{kind}")(*arrays, ctypes.c_int64(count))
         np.testing.assert_array_equal(got, wanted)
+
+
+def test_so_do_their_numbers(library: Library) -> None:
+    for count in range(1, library.lanes + 1):
+        got = np.empty(library.lanes, dtype=np.int32)
+        library.code.numbers(ctypes.c_void_p(got.ctypes.data), ctypes.c_int64(count))
+        np.testing.assert_array_equal(got, np.minimum(np.arange(library.lanes), count - 1))
 
 
 # --- Random numbers --------------------------------------------------------------------------------------------------
