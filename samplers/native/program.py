@@ -465,6 +465,9 @@ def _mul(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None
     if scale != 1 and scale * inverse == 1:
         return program.op("mul", kind, one, another)
     for number, other in ((x, y), (y, x)):
+        scaled, scale = _scaled(other)
+        if scale != 1 and (not isinstance(number, Value) or number.is_uniform):
+            return program.op("mul", kind, scaled, program.op("mul", kind, number, scale))
         if isinstance(number, Value):
             continue
         if _is(number, 1):
@@ -475,9 +478,6 @@ def _mul(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None
             return 0.0 if kind in FLOATS else 0
         if isinstance(other, Value) and other.op == "neg":
             return program.op("mul", kind, other.args[0], -number)  # type: ignore[arg-type]
-        scaled, scale = _scaled(other)
-        if scale != 1:
-            return program.op("mul", kind, scaled, program.op("mul", kind, number, scale))
     return None
 
 
