@@ -30,7 +30,6 @@ MAX_VALUES = 4000
 _FEW_VALUES = 110
 """Values in a block beyond which two of each cost more in memory traffic than they hide."""
 
-
 _SHORT_BLOCKS = (8, 16)
 """Lanes, from the least that `runtime.hpp` has; blocks of 32 are the longest, and usual."""
 

@@ -481,11 +481,17 @@ def _mul(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None
     return None
 
 
+_POWERS = frozenset(2.0**n for n in range(-8, 9))
+
+
 def _scaled(x: Operand) -> tuple[Operand, float]:
-    """v and 2**n where x is v 2**n, by which nothing is rounded, in whatever order; else x and 1."""
+    """v and 2**n where x is v 2**n, by which nothing is rounded, in whatever order; else x and 1.
+
+    With few n, so that what comes in between leaves the range of floats only where the result all but does.
+    """
     if isinstance(x, Value) and x.op == "mul" and x.kind in FLOATS:
         for number, other in (x.args, x.args[::-1]):
-            if isinstance(number, float) and abs(math.frexp(number)[0]) == 0.5:
+            if isinstance(number, float) and abs(number) in _POWERS:
                 return other, number  # type: ignore[return-value]
     return x, 1.0
 

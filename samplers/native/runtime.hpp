@@ -1,12 +1,12 @@
 // Lanes: a block of LANES Markov chains, moved together in SIMD registers.
 //
-// The printed programs of the native engine begin with `#define LANES n` (8, 16 or 32), `#define ALONE 1` if there is
-// one chain only, and this text. It gives them the
-// types F, D, I, U and B (LANES floats, doubles, int32s, uint32s and truth values) and every function that they call.
-// For GCC and Clang, C++17, any instruction set: vectors are the compilers' vector extensions, and the few operations
-// those lack are named in section 2, each with a form for machines without the instruction. Compile with
-// -ffp-contract=off and without -ffast-math: every fused multiply-add is written as one, so that results do not depend
-// on how the compiler schedules, and NaN and infinity mean what they mean in torch.
+// The printed programs of the native engine begin with `#define LANES n` (8, 16 or 32), with `#define ALONE 1` if they
+// move one chain and no more, and with this text. It gives them the types F, D, I, U and B (LANES floats, doubles,
+// int32s, uint32s and truth values) and every function that they call. For GCC and Clang, C++17, any instruction set:
+// vectors are the compilers' vector extensions, and the few operations those lack are named in section 2, each with a
+// form for machines without the instruction. Compile with -ffp-contract=off and without -ffast-math: every fused
+// multiply-add is written as one, so that results do not depend on how the compiler schedules, and NaN and infinity mean
+// what they mean in torch.
 //
 // No heavy headers: <immintrin.h> and <cmath> alone would take longer to compile than most programs.
 
@@ -17,6 +17,9 @@
 #define ENTRY extern "C"  // of a program
 #define INFINITE __builtin_inf()
 #define UNDEFINED __builtin_nan("")
+#ifndef ALONE
+#define ALONE 0
+#endif
 #ifdef __has_builtin
 #define HAS_BUILTIN(name) __has_builtin(name)
 #else
@@ -972,49 +975,46 @@ struct Uniforms {
     INLINE void make(U one, U other, D& a, D& b) { a = uniform(one), b = uniform(other); }
 };
 
+template <class Kind, class V> INLINE void pair_of(const uint32_t* key, U chain, U count, V& a, V& b) {
+    threefry(key[0], key[1], chain, count);
+    Kind::make(chain, count, a, b);
+}
+
 // Numbers of a site with this key, in pairs; `count` is that of the first pair, from the first step's on. A chain that
 // is alone, and so in all lanes, has as many pairs made at once as there are lanes.
 template <class Kind, class V>
 INLINE void noise_along(const uint32_t* key, U chain, uint32_t count, int64_t pairs, V* to) {
-#if ALONE
-    for (int64_t i = 0; i < pairs; i += LANES) {
-        U one = chain, other = full<U>(count + (uint32_t)i) + as_words(lane_numbers(LANES));
-        threefry(key[0], key[1], one, other);
-        V a, b;
-        Kind::make(one, other, a, b);
-        typename V::Memory all[2][LANES];
-        store_all(all[0], a);
-        store_all(all[1], b);
-        for (int64_t j = 0; j < LANES && i + j < pairs; ++j, to += 2) {
-            to[0] = full<V>(all[0][j]);
-            to[1] = full<V>(all[1][j]);
+    for (int64_t i = 0; i < pairs; i += ALONE ? LANES : 1) {
+        U counts = full<U>(count + (uint32_t)i);
+        if constexpr (ALONE) {
+            V a, b;
+            pair_of<Kind>(key, chain, counts + as_words(lane_numbers(LANES)), a, b);
+            typename V::Memory all[2][LANES];
+            store_all(all[0], a);
+            store_all(all[1], b);
+            for (int64_t j = 0; j < LANES && i + j < pairs; ++j) {
+                to[2 * (i + j)] = full<V>(all[0][j]);
+                to[2 * (i + j) + 1] = full<V>(all[1][j]);
+            }
+        } else {
+            pair_of<Kind>(key, chain, counts, to[2 * i], to[2 * i + 1]);
         }
     }
-#else
-    for (int64_t i = 0; i < pairs; ++i) {
-        U one = chain, other = full<U>(count + (uint32_t)i);
-        threefry(key[0], key[1], one, other);
-        Kind::make(one, other, to[2 * i], to[2 * i + 1]);
-    }
-#endif
 }
 
 // The same for numbers that have names of their own.
 template <class Kind, class V, class... More>
 INLINE void noise_of(const uint32_t* key, U chain, uint32_t count, V& a, V& b, More&... more) {
-    constexpr int pairs = 1 + sizeof...(more) / 2;
-#if ALONE
-    V all[2 * pairs];
-    noise_along<Kind>(key, chain, count, pairs, all);
-    const V* next = all;
-    a = *next++, b = *next++;
-    ((more = *next++), ...);
-#else
-    V two[2];
-    noise_along<Kind>(key, chain, count, 1, two);
-    a = two[0], b = two[1];
-    if constexpr (pairs > 1) noise_of<Kind>(key, chain, count + 1, more...);
-#endif
+    if constexpr (ALONE && sizeof...(more) > 0) {
+        V all[2 + sizeof...(more)];
+        noise_along<Kind>(key, chain, count, 1 + sizeof...(more) / 2, all);
+        const V* next = all;
+        a = *next++, b = *next++;
+        ((more = *next++), ...);
+    } else {
+        pair_of<Kind>(key, chain, full<U>(count), a, b);
+        if constexpr (sizeof...(more) > 0) noise_of<Kind>(key, chain, count + 1, more...);
+    }
 }
 
 // Number i of index k of an indexed site: every step and index have a key of their own, which chains share where they

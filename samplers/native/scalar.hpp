@@ -154,22 +154,16 @@ struct Uniforms {
 };
 
 // Numbers of a site with this key, in pairs; `count` is that of the first pair, from the first step's on.
-template <class Kind, class V>
-INLINE void noise_along(const uint32_t* key, U chain, uint32_t count, int64_t pairs, V* to) {
-    for (int64_t i = 0; i < pairs; ++i) {
-        U one = chain, other = count + U(i);
-        threefry(key[0], key[1], one, other);
-        Kind::make(one, other, to[2 * i], to[2 * i + 1]);
-    }
-}
-
-// The same for numbers that have names of their own.
 template <class Kind, class V, class... More>
 INLINE void noise_of(const uint32_t* key, U chain, uint32_t count, V& a, V& b, More&... more) {
-    V two[2];
-    noise_along<Kind>(key, chain, count, 1, two);
-    a = two[0], b = two[1];
+    U one = chain, other = count;
+    threefry(key[0], key[1], one, other);
+    Kind::make(one, other, a, b);
     if constexpr (sizeof...(more) > 0) noise_of<Kind>(key, chain, count + 1, more...);
+}
+template <class Kind, class V>
+INLINE void noise_along(const uint32_t* key, U chain, uint32_t count, int64_t pairs, V* to) {
+    for (int64_t i = 0; i < pairs; ++i) noise_of<Kind>(key, chain, count + U(i), to[2 * i], to[2 * i + 1]);
 }
 
 // Number i of index k of an indexed site: every step and index have a key of their own.
