@@ -143,7 +143,7 @@ extern "C" void run(float* x, float* y, int32_t* moves, const uint32_t* keys, in
                     int64_t last_step, float h) {
     for (int64_t o = 0; o < chains; o += LANES) {
         Place place = at<DENSITY>(load<F>(x + o), load<F>(y + o));
-        I numbers = lane_numbers() + full<I>(int32_t(o)), num_moves = load<I>(moves + o);
+        I numbers = lane_numbers(LANES) + full<I>(int32_t(o)), num_moves = load<I>(moves + o);
         Draws draws{keys, load<U>((const uint32_t*)&numbers), full<U>(0)};
         refilled(draws, first_step);  // which may be odd
         for (int64_t step = first_step; step < last_step; ++step) {
