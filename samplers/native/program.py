@@ -115,6 +115,15 @@ class Program:
         self._exps: dict[Value, tuple[dict[Value, Operand], Operand]] = {}
         self.num_values = 0
 
+    def expect(self, num_values: int) -> None:
+        """Give up now, rather than on the way, where so many more values would be too many.
+
+        Raises:
+            TooLargeError: Where they would.
+        """
+        if self.num_values + num_values > self._max_values:
+            raise TooLargeError(self._max_values)
+
     def leaf(
         self,
         op: str,
@@ -262,9 +271,8 @@ class Program:
         is_finite: bool,
         axis: int,
     ) -> Value:
+        self.expect(1)
         self.num_values += 1
-        if self.num_values > self._max_values:
-            raise TooLargeError(self._max_values)
         return Value(self.num_values, op, args, kind, block, is_uniform, is_finite, axis)
 
     def _fold(self, op: str, kind: Kind, args: tuple[Operand, ...]) -> Operand | None:

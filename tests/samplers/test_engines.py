@@ -23,6 +23,7 @@ from lamina.samplers import (
 )
 from lamina.samplers import energy as energy_module
 from lamina.samplers.engines import COMPILE_FROM, compiling_pays, too_short
+from lamina.samplers.native.program import Program
 
 PRECISION = torch.tensor([[2.0, -1.5], [-1.5, 2.0]])
 
@@ -114,6 +115,22 @@ def test_networks_are_eager_in_short_runs_and_compiled_in_long_ones(start: Tenso
     result = sample(energy, kernel, start, num_samples=7, num_warmup=2, thinning=3, noise=0)
     assert result.engine == explain(energy, kernel, start, num_steps=23).reason
     assert result.engine.endswith("23 steps are too few for compile to pay, which it does from 20000 on")
+
+
+def test_networks_are_refused_before_their_products_are_written_down(
+    start: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or every run would begin with a tenth of a second of that."""
+    sizes: dict[Program, int] = {}
+    expect = Program.expect
+
+    def noted(program: Program, num_values: int) -> None:
+        sizes[program] = program.num_values
+        expect(program, num_values)
+
+    monkeypatch.setattr(Program, "expect", noted)
+    assert "it takes more than 12000 operations" in str(explain(Wide(), MALA(step_size=0.1), start))
+    assert max(sizes.values()) < 5000
 
 
 @pytest.mark.usefixtures("_no_compiler")

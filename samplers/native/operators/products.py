@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ def _dot(tracer: Tracer, kind: Kind, x: Array, y: Array, axis: int) -> Operand:
 def _bmm(tracer: Tracer, x: Tensor, y: Tensor) -> Symbolic:
     dtype = result_type(x, y)
     kind = tracer.kind(dtype)
+    num_products = math.prod(1 if is_long(size) else size for size in (*x.shape, y.shape[2]))
+    tracer.program.expect(num_products)  # networks are too large, and need not be written down first
     left, right = collapsed(tracer.array(x, kind)), collapsed(tracer.array(y, kind))
     axis = x.shape[2] if is_long(x.shape[2]) else 0
     shape = (left.shape[0], left.shape[1], right.shape[2])
