@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -77,20 +78,32 @@ class Eager:
         temperature: float | Tensor,
         chain_batch_size: int | None,
     ) -> None:
-        self.energy, self.kernel, self.num_chains = energy, kernel, len(chains.matrix)
-        size = self.num_chains if chain_batch_size is None else check_count("chain_batch_size", chain_batch_size, 1)
-        self.target = Target(energy, chains.layout, self.num_chains, context=context, temperature=temperature)
-        slices = [slice(first, first + size) for first in range(0, self.num_chains, size)]
-        self._parts: list[tuple[slice, Target]] = (
-            [(index, self.target.rows(index)) for index in slices] if len(slices) > 1 else [(slice(None), self.target)]
-        )
+        self.energy, self.kernel = energy, kernel
+        num_chains = len(chains.matrix)
+        self._size = num_chains if chain_batch_size is None else check_count("chain_batch_size", chain_batch_size, 1)
         self._step: Step = kernel.step
         self._move: Move = kernel.move
         self.reason = "eager: asked for"
+        self._aim(Target(energy, chains.layout, num_chains, context=context, temperature=temperature), num_chains)
         self._begin(chains, noise)
+
+    def _aim(self, target: Target, num_chains: int) -> None:
+        self.target, self.num_chains = target, num_chains
+        slices = [slice(first, first + self._size) for first in range(0, num_chains, self._size)]
+        self._parts: list[tuple[slice, Target]] = (
+            [(index, target.rows(index)) for index in slices] if len(slices) > 1 else [(slice(None), target)]
+        )
 
     def _begin(self, chains: Chains, noise: NoiseSource) -> None:
         self.start, self.noise, self.params, self._steps = chains, noise, chains.params, chains.num_steps
+
+    def among(self, some: slice) -> Eager:
+        """The same run of some of the chains alone."""
+        other, start = copy.copy(self), self.start
+        matrix, memory = start.matrix[some], {name: value[some] for name, value in start.memory.items()}
+        other._aim(self.target.rows(some), len(matrix))
+        other._begin(replace(start, matrix=matrix, memory=memory, params=rows_of_params(self.params, some)), self.noise)
+        return other
 
     def continued(self, chains: Chains) -> Eager:
         """The same run from where chains stand, with the noise they bring."""
@@ -145,7 +158,7 @@ class Eager:
             return [
                 move(
                     target,
-                    _rows_of_state(state, index),
+                    rows_of_state(state, index),
                     {name: values if sites[name].is_shared else values[index] for name, values in noise.items()},
                     rows_of_params(self.params, index),
                 )
@@ -196,7 +209,8 @@ def rows_of_params(params: Any, index: slice) -> Any:
     return type(params)(*(field[index] if is_per_chain(name, field) else field for name, field in fields))
 
 
-def _rows_of_state(state: Any, index: slice) -> Any:
+def rows_of_state(state: Any, index: slice) -> Any:
+    """The state of some of the chains."""
     return type(state)(*(field[index] for field in state))
 
 

@@ -161,12 +161,18 @@ def start_engine(
     """
     name = resolve(name)
     eager = Eager(energy, kernel, chains, noise, context, temperature, chain_batch_size)
-    state = eager.init()
+    try:
+        choice = choose(name, eager, new_totals, num_steps)
+    except NotTraceableError:
+        if check is not None:
+            state = eager.init()
+            check(state.energy, state.grad)  # a start that will not do is the better reason
+        raise
+    native, state = choice.native or (None, eager.init())
     if check is not None:
         check(state.energy, state.grad)
-    choice = choose(name, eager, state, new_totals, num_steps)
-    if choice.native is not None:
-        return choice.native if name == "native" else Steadfast(choice.native, eager), state
+    if native is not None:
+        return native if name == "native" else Steadfast(native, eager), state
     refusals = choice.refusals
     if choice.engine == "compile":
         try:
@@ -189,23 +195,20 @@ class Choice(NamedTuple):
     Attributes:
         engine: Its name.
         refusals: Why it is none of those that come before, in words.
-        native: The engine itself, where it is this one.
+        native: The engine itself, where it is this one, and energies and gradients where the chains stand.
     """
 
     engine: EngineName
     refusals: tuple[str, ...] = ()
-    native: Native | None = None
+    native: tuple[Native, StateLike] | None = None
 
 
-def choose(
-    name: EngineName, eager: Eager, state: StateLike, new_totals: Callable[[StateLike], Totals], num_steps: int
-) -> Choice:
+def choose(name: EngineName, eager: Eager, new_totals: Callable[[StateLike], Totals], num_steps: int) -> Choice:
     """What "auto" and other names stand for in a run. A native program is built for it; nothing else is compiled.
 
     Args:
         name: As `resolve` gives it.
         eager: The run by plain torch.
-        state: Energies and gradients where the chains stand.
         new_totals: See `start_engine`.
         num_steps: See `start_engine`.
 
@@ -218,7 +221,7 @@ def choose(
     from .native import Native  # takes a while to import, and not everybody needs it
 
     try:
-        return Choice("native", native=Native(eager, state, new_totals(state)))
+        return Choice("native", native=Native.started(eager, new_totals))
     except (NotTraceableError, BuildError) as error:
         if name == "native":
             raise

@@ -75,8 +75,8 @@ def explain(
     if name in ("compile", "eager"):
         return Explanation(name, f"{name}: asked for by the environment")
     eager = Eager(energy, kernel, chains, noise, context, temperature, None)
-    engine, refusals, native = choose(name, eager, eager.init(), partial(Totals, kernel), num_steps)
+    engine, refusals, native = choose(name, eager, partial(Totals, kernel), num_steps)
     if native is not None:
-        return Explanation(engine, native.reason, native.details)
+        return Explanation(engine, native[0].reason, native[0].details)
     pays = f", which pays over {num_steps} steps on {chains.matrix.device.type}" if engine == "compile" else ""
     return Explanation(engine, f"{engine}{pays}, since {'; '.join(refusals)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..chains import Chains
-from ..eager import Eager, Record, rows_of_params
+from ..eager import Eager, Record, rows_of_state
 from ..errors import NotTraceableError
 from ..kernel import InfoLike, StateLike
 from ..noise import CounterNoise, GeneratorNoise, check_length
@@ -28,24 +28,14 @@ _MAX_COMPARED = 1000
 
 
 class Native:
-    """Runs a kernel on all chains as one compiled program.
+    """Runs a kernel on all chains as one compiled program; made by `started`.
 
     Args:
-        eager: The run by plain torch, whose noise is counter-based, or a generator, which is asked for a seed.
-        state: Energies and gradients where the chains stand; the program is held against them.
-        totals: What the run is going to add up, of which the program is a part.
-
-    Raises:
-        NotTraceableError: If kernel or energy cannot be traced, or lives on a device that runs no programs.
-        BuildError: If there is no compiler, or it fails.
+        eager: The run by plain torch.
     """
 
-    def __init__(self, eager: Eager, state: StateLike, totals: Totals) -> None:
-        self._start, noise = eager.start, eager.noise
-        if self._start.matrix.device.type not in _DEVICES:
-            raise NotTraceableError(f"the chains are on {self._start.matrix.device}")
-        if not isinstance(noise, CounterNoise | GeneratorNoise):
-            raise NotTraceableError(f"noise from a {type(noise).__name__} is handed over step by step")
+    def __init__(self, eager: Eager) -> None:
+        self._start = eager.start
         self.reason = "native: kernel and energy are one compiled program"
         self.kernel, self.params, self.num_chains = eager.kernel, eager.params, eager.num_chains
         self._target, self._steps = eager.target, self._start.num_steps
@@ -53,8 +43,28 @@ class Native:
         self._target.with_rows(self._keep_rows)
         self._programs: dict[object, _Program] = {}
         self._noise = CounterNoise(0)
-        self._agree(state, totals)
-        self._noise = _counter_based(noise)  # a generator is asked only when nothing can fail any more
+
+    @staticmethod
+    def started(eager: Eager, new_totals: Callable[[StateLike], Totals]) -> tuple[Native, StateLike]:
+        """The engine, held against plain torch, and energies and gradients where the chains stand.
+
+        Args:
+            eager: The run by plain torch, whose noise is counter-based, or a generator, which is asked for a seed.
+            new_totals: What the run is going to add up, from a state; the program adds it up.
+
+        Raises:
+            EnergyError: If the energy breaks its contract.
+            NotTraceableError: If kernel or energy cannot be traced, or lives on a device that runs no programs.
+            BuildError: If there is no compiler, or it fails.
+        """
+        if eager.start.matrix.device.type not in _DEVICES:
+            raise NotTraceableError(f"the chains are on {eager.start.matrix.device}")
+        if not isinstance(eager.noise, CounterNoise | GeneratorNoise):
+            raise NotTraceableError(f"noise from a {type(eager.noise).__name__} is handed over step by step")
+        native = Native(eager)
+        state = native._checked_start(eager, new_totals)
+        native._noise = _counter_based(eager.noise)  # a generator is asked only when nothing can fail any more
+        return native, state
 
     @property
     def details(self) -> dict[str, str]:
@@ -146,34 +156,66 @@ class Native:
         self._rows_of_target[name] = rows
         return rows
 
-    def _agree(self, state: StateLike, totals: Totals) -> None:
+    def _checked_start(self, eager: Eager, new_totals: Callable[[StateLike], Totals]) -> StateLike:
         """Hold the program's energies and gradients against plain torch, where chains stand and beside it.
 
         Of many chains some will do, spread over all: what is compared is a program and not its numbers, and plain torch
         takes as long for one gradient as a program does for dozens of steps.
 
+        Returns:
+            The program's, where the chains stand.
+
         Raises:
             NotTraceableError: If they differ by more than rounding, or no energy is finite.
         """
-        if not torch.isfinite(state.energy).any():
-            raise NotTraceableError("no chain stands where its energy is finite, so that nothing can be checked")
-        program = self._program(state, totals)
         some = slice(None, None, -(-self.num_chains // _MAX_COMPARED))
-        beside = state._replace(position=_beside(state.position))  # type: ignore[attr-defined]
-        states = [(state, type(state)(*(field[some] for field in state)))]  # type: ignore[attr-defined]
+        few = eager.among(some)
+        theirs = _state_of(few, eager, some)
+        if not torch.isfinite(theirs.energy).any():
+            raise NotTraceableError("no chain stands where its energy is finite, so that nothing can be checked")
+        memory = self.kernel.memory(theirs)
+        begin = eager.init() if memory else self._unread(theirs)
+        totals = new_totals(begin)
+        ours = self._where_it_stands(begin, totals)
+        _compare(ours, some, theirs)
+        beside = begin._replace(position=_beside(begin.position))  # type: ignore[attr-defined]
+        there: StateLike | None = None
         # What an energy raises where no chain stands is no business of the run's.
         with suppress(Exception), torch.no_grad():
-            memory = {name: value[some] for name, value in self.kernel.memory(state).items()}
-            params, target = rows_of_params(self.params, some), self._target.rows(some)
-            states.append((beside, self.kernel.restore(target, beside.position[some], memory, params)))
-        for here, theirs in states:
-            ours, _ = self._run(program, here, 0, Record(totals))
-            for name in ("energy", "grad"):
-                one, other = getattr(ours, name)[some], getattr(theirs, name)
-                if not _is_close(one, other):
-                    raise NotTraceableError(
-                        f"the program's {name} differs from the energy's own by {float((one - other).abs().max()):.2g}"
-                    )
+            there = self.kernel.restore(few.target, beside.position[some], memory, few.params)
+        if there is not None:
+            _compare(self._where_it_stands(beside, totals), some, there)
+        return ours
+
+    def _unread(self, few: StateLike) -> StateLike:
+        """A state of all chains whose energies and gradients nobody knows: a program reads positions alone."""
+        energy = few.energy.new_zeros(self.num_chains, 1)
+        state: StateLike = few._replace(position=self._start.matrix, energy=energy)  # type: ignore[attr-defined]
+        return state
+
+    def _where_it_stands(self, state: StateLike, totals: Totals) -> StateLike:
+        """The state with the program's own energies and gradients."""
+        stands, _ = self._run(self._program(state, totals), state, 0, Record(totals))
+        return stands
+
+
+def _state_of(few: Eager, all_chains: Eager, some: slice) -> StateLike:
+    """Energies and gradients of few chains by plain torch; of all, where an energy does not take the few alone."""
+    try:
+        return few.init()
+    except Exception:
+        state: StateLike = rows_of_state(all_chains.init(), some)
+        return state
+
+
+def _compare(ours: StateLike, some: slice, theirs: StateLike) -> None:
+    """Raise unless the program's energies and gradients of some chains are those of plain torch, up to rounding."""
+    for name in ("energy", "grad"):
+        one, other = getattr(ours, name)[some], getattr(theirs, name)
+        if not _is_close(one, other):
+            raise NotTraceableError(
+                f"the program's {name} differs from the energy's own by {float((one - other).abs().max()):.2g}"
+            )
 
 
 class _Program:

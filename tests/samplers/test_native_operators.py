@@ -373,9 +373,8 @@ def told_by_both(functions: Mapping[str, Function], x: Tensor) -> tuple[Any, Any
     kernel = probe(functions)
     chains = Chains(x, Layout.of(x), kernel.init_params(x), {}, 0)
     eager = Eager(_round, kernel, chains, CounterNoise(0), None, 1.0, None)
-    state = eager.init()
-    native = Native(eager, state, Totals(kernel, state))
-    return native.step(state)[1], eager.step(state)[1]
+    native, state = Native.started(eager, functools.partial(Totals, kernel))
+    return native.step(state)[1], eager.step(eager.init())[1]
 
 
 def _round(x: Tensor) -> Tensor:

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from lamina.samplers import HMC, Chains, NotTraceableError, run, sample
+from lamina.samplers import HMC, Chains, EnergyError, Kernel, NotTraceableError, UnderdampedLangevin, run, sample
 from lamina.samplers.engines import DEFAULT_VARIABLE, EngineName
 from lamina.samplers.native import build, processor, writing
 
@@ -192,8 +193,9 @@ def test_steps_beyond_31_bits(num_steps: int) -> None:
     torch.testing.assert_close(draws(quadratic, chains, "native")[0], draws(quadratic, chains, "eager")[0])
 
 
-def test_of_many_chains_some_are_compared() -> None:
-    """Plain torch sees all of them once, where they start; a program among 2,500 chains is held against 834."""
+@pytest.mark.parametrize("kernel", [LEAPFROG, UnderdampedLangevin(step_size=0.1)], ids=["plain", "with a memory"])
+def test_of_many_chains_some_are_compared(kernel: Kernel[Any]) -> None:
+    """Plain torch sees 834 of 2,500 chains, where they start and beside it; all where there is a memory to begin."""
     sizes: list[int] = []
 
     def energy(x: Tensor) -> Tensor:
@@ -201,6 +203,27 @@ def test_of_many_chains_some_are_compared() -> None:
             sizes.append(len(x))
         return quadratic(x)
 
-    result = run(energy, LEAPFROG, start(2500, 2), num_steps=2, noise=1, engine="native")
-    assert sizes == [2500, 834]
+    result = run(energy, kernel, start(2500, 2), num_steps=2, noise=1, engine="native", record_energies=True)
+    assert sizes == ([834, 834] if kernel is LEAPFROG else [834, 2500, 834])
     assert result.engine.startswith("native")
+    assert result.energies is not None
+    torch.testing.assert_close(result.energies[:, 0], quadratic(start(2500, 2)))
+
+
+def test_an_energy_of_these_very_chains_says_what_it_is() -> None:
+    """It does not take some of them alone."""
+    rows = start(2500, 2)
+
+    def energy(x: Tensor) -> Tensor:
+        return (x - rows).square().sum(1)
+
+    assert run(energy, LEAPFROG, rows, num_steps=1, noise=1, engine="auto").engine.startswith("eager, since native")
+
+
+def test_a_start_that_will_not_do_is_the_reason() -> None:
+    with pytest.raises(EnergyError, match="every chain must start where the energy is finite; 5 of 5 do not"):
+        sample(quadratic, LEAPFROG, torch.full((5, 2), torch.inf), num_samples=1, noise=1, engine="native")
+    one_is_lost = start(2500, 2)
+    one_is_lost[1] = torch.nan
+    with pytest.raises(EnergyError, match="1 of 2500 do not, first chain 1 with nan"):
+        sample(quadratic, LEAPFROG, one_is_lost, num_samples=1, noise=1, engine="native")
