@@ -10,6 +10,7 @@ from typing import Literal
 from lamina.samplers import UnknownNameError
 
 from .contenders import BFLOAT16, BY_HAND, COMPILE, EAGER, GRADIENT, LAMINA, PEERS, PRODUCTS, TWO_THREADS
+from .problems import PROBLEMS
 from .protocol import NUM_LEAPFROG_STEPS, Case
 
 Kind = Literal["speed", "first", "threads", "memory"]
@@ -20,8 +21,8 @@ COMPILED_SECONDS = 0.4
 LOOPED_SECONDS = 1.0
 """A call of a library that loops over steps in Python lasts about as long."""
 
-OVERHEAD_CHAINS = 80
-"""As many chains as would cost what a step costs besides them."""
+OVERHEAD_CHAINS = 15
+"""As many chains as would cost what a step costs besides them: a block takes as long for one chain."""
 
 STREAMED_DRAWS = 500
 BIAS_STEPS, BIAS_EVERY = 2_000, 20
@@ -34,26 +35,27 @@ PLANE = ("gauss2", "banana", "ring8")
 SMALL = ("gauss2", "banana", "funnel10", "ring8")
 _LARGE = 100_000
 
-_NANOSECONDS: Mapping[str, tuple[float, float]] = {
-    "gauss2": (8, 40),
-    "banana": (8, 40),
-    "funnel10": (35, 120),
-    "ring8": (75, 500),
-    "gauss100": (270, 400),
-    "logistic": (32_000, 8_000),
-    "mlp": (13_000, 3_000),
-    "decoder": (26_000, 10_000),
+_GRADIENT: Mapping[str, tuple[float, float]] = {
+    "gauss2": (0.25, 40),
+    "banana": (0.25, 40),
+    "funnel10": (1, 120),
+    "ring8": (7, 500),
+    "gauss100": (20, 400),
+    "logistic": (2_300, 8_000),
+    "mlp": (2_600, 3_000),
+    "decoder": (8_000, 10_000),
 }
-"""Rough costs per chain: of ten gradients in the fastest program, of one in ordinary torch. They set lengths alone."""
+"""Rough nanoseconds of a gradient for one chain: in the fastest program, and in ordinary torch. All these figures set
+lengths of calls alone."""
+
+_BESIDES: Mapping[str, float] = {"hmc": 2.5, "mala": 2.5, "ula": 1, "barker": 5, "ghmc": 2.5, "nuts": 75}
+"""Nanoseconds that a step takes in the fastest program besides its gradients, for one coordinate of one chain."""
 
 _LOOPED_OVERHEAD = 100e-6
 """Seconds that a gradient in ordinary torch costs besides its chains."""
 
 _GRADIENTS: Mapping[str, int] = {"hmc": NUM_LEAPFROG_STEPS, "nuts": 30}
 """Of a step, roughly; 1 for the others."""
-
-_SHARE: Mapping[str, float] = {"mala": 0.4, "ula": 0.2, "barker": 0.6, "ghmc": 0.4, "nuts": 20}
-"""Cost of a step as a share of one of HMC, in the fastest program."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,11 @@ def cells(patterns: Sequence[str] = ("*",), scale: float = 1.0) -> list[Cell]:
 
 def make_case(algorithm: str, problem: str, num_chains: int, scale: float = 1.0) -> Case:
     """A case with calls as long as they should be."""
-    fast, slow = (1e-9 * cost for cost in _NANOSECONDS[problem])
-    step = fast * _SHARE.get(algorithm, 1.0) * (num_chains + OVERHEAD_CHAINS)
-    looped = _GRADIENTS.get(algorithm, 1) * (_LOOPED_OVERHEAD + slow * num_chains)
+    num_gradients = _GRADIENTS.get(algorithm, 1)
+    fast, slow = _GRADIENT[problem]
+    per_chain = 1e-9 * (num_gradients * fast + _BESIDES[algorithm] * PROBLEMS[problem].dim)
+    step = per_chain * (num_chains + OVERHEAD_CHAINS)
+    looped = num_gradients * (_LOOPED_OVERHEAD + 1e-9 * slow * num_chains)
     num_steps = _round(scale * COMPILED_SECONDS / step)
     return Case(
         algorithm=algorithm,
