@@ -8,7 +8,7 @@ from dataclasses import replace
 from lamina.samplers import HMC, ULA, UnknownNameError, step_size_from_noise_scale
 
 from .config import ChainConfig, ModelConfig, Scheme, TrainConfig
-from .data import FOLDER, held_out
+from .data import FOLDER, held_out, split_pose
 
 _DIGITS = TrainConfig(
     data="digits",
@@ -117,7 +117,7 @@ def preset(data: str, recipe: str = "adjusted", scheme: Scheme | None = None) ->
     """Settings for a data set.
 
     Args:
-        data: Name of a data set; with a class held out, the settings are those of the whole.
+        data: Name of a data set; with a class held out or in a standard pose, the settings are those of the whole.
         recipe: "adjusted" (Metropolis-adjusted, adaptive, persistent chains); "published", the published one on the
             same networks; or "paper", on the published networks.
         scheme: How to learn; None takes the recipe's own: "two-stage", and "joint-mle" for the published ones.
@@ -134,6 +134,7 @@ def preset(data: str, recipe: str = "adjusted", scheme: Scheme | None = None) ->
 
 
 def _of_data(name: str) -> TrainConfig:
+    _, name = split_pose(name)
     if name.startswith(FOLDER):
         return _COLOUR
     rule = held_out(name)

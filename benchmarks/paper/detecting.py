@@ -1,10 +1,10 @@
-"""What studies of outliers share: models of two shapes whose energies learn as log-ratios, and scores by both."""
+"""What studies of outliers share: models whose energies learn as log-ratios, and scores by all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lamina.samplers import progress
 from lamina.trainers import ImageData, ModelConfig, preset
+from lamina.trainers.data import posed, split_pose
 from lamina.trainers.evaluation import Combination, Scorer, Typicality
 from lamina.trainers.evaluation.measures import Array
 
@@ -24,7 +25,20 @@ _Scores: TypeAlias = Mapping[str, Mapping[str, Array]]
 _BATCH = 500
 _FITS = "fits"
 _NUM_FITS = 2000
+_CHAIN_STEPS = 5
 _SEED = 4_000_037
+
+
+class Member(NamedTuple):
+    """A model of an ensemble.
+
+    Attributes:
+        networks: Its sizes.
+        pose: The standard pose in which it sees images, see `lamina.trainers.data.poses`; None: as they are.
+    """
+
+    networks: ModelConfig
+    pose: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +46,13 @@ class Scale:
     """How large a preset is.
 
     Attributes:
-        members: Networks of each member of the ensemble, for grey images.
+        members: Of the ensemble, for grey images; the first sees them as they are.
         backbone_steps: Of a Gaussian-prior model.
         energy_steps: Of the energies on it.
         num_rows: Images of each set, at most.
     """
 
-    members: Sequence[ModelConfig]
+    members: Sequence[Member]
     backbone_steps: int
     energy_steps: int
     num_rows: int
@@ -51,26 +65,36 @@ class Scale:
         usual = preset(data)
         members = self.members
         if usual.model.images == "conv":
-            members = (usual.model, replace(usual.model, latents=usual.model.latents[:1]))
+            members = (Member(usual.model), Member(replace(usual.model, latents=usual.model.latents[:1])))
         usual = replace(
             usual,
             num_steps=self.backbone_steps + self.energy_steps,
             first_stage=self.backbone_steps / (self.backbone_steps + self.energy_steps),
             energy_loss="noise-contrastive",
         )
-        return [settings_of(replace(usual, model=networks)) for networks in members]
+        return [
+            settings_of(replace(usual, data=f"{pose}:{data}" if pose else data, model=networks))
+            for networks, pose in members
+        ]
 
 
-_DEEP = ModelConfig(latents=(10, 6), hidden=(500, 500), energy_hidden=(400, 400, 400), sigma=0.3)
-_MEMBERS = (_DEEP, replace(_DEEP, latents=(16,)))
-"""Two layers, whose base prior leaves little to the energies; and one, whose energy has to tell all."""
+DEEP = ModelConfig(latents=(10, 6), hidden=(500, 500), energy_hidden=(400, 400, 400), sigma=0.3)
+"""Two layers, whose base prior leaves little to the energies."""
 
 _TINY = ModelConfig(latents=(4, 2), hidden=(32,), energy_hidden=(16,), sigma=0.3)
+
+_MEMBERS = (Member(DEEP), Member(replace(DEEP, latents=(16,))))
+"""Two layers; and one, whose energy has to tell all."""
 
 SCALES: Mapping[Preset, Scale] = {
     "cpu": Scale(members=_MEMBERS, backbone_steps=5000, energy_steps=3000, num_rows=20_000),
     "gpu": Scale(members=_MEMBERS, backbone_steps=60_000, energy_steps=60_000, num_rows=20_000),
-    "trial": Scale(members=(_TINY, replace(_TINY, latents=(5,))), backbone_steps=4, energy_steps=4, num_rows=60),
+    "trial": Scale(
+        members=(Member(_TINY), Member(replace(_TINY, latents=(5,)), "whitened")),
+        backbone_steps=4,
+        energy_steps=4,
+        num_rows=60,
+    ),
 }
 
 
@@ -79,7 +103,7 @@ class Ensemble:
     """Models of a cell, and scores of images by all of them.
 
     Attributes:
-        members: Trained on the same data, one or more.
+        members: Trained on the same data, each in its own pose; the first on images as they are.
     """
 
     members: Sequence[Trained]
@@ -112,24 +136,37 @@ class Ensemble:
     def scores(self, sets: Mapping[str, Tensor]) -> dict[str, dict[str, Array]]:
         """Scores of images by set and name, see `lamina.trainers.evaluation.outliers`; higher is more outlying.
 
-        Means over the members that have a score, each in its own standard deviations over training images. What has to
-        be fitted is fitted on these as well: `typicality` and `combined`.
-
         Args:
             sets: Images by name, (N, *image).
         """
+        return together(self.scores_by_member(sets))
+
+    def scores_by_member(self, sets: Mapping[str, Tensor]) -> list[_Scores]:
+        """The same by each member alone, for `together`: also of training images, for what has to be fitted."""
         sets = {_FITS: self.data.train[:_NUM_FITS], **sets}
-        scores = averaged([_scores_by(member, sets) for member in self.members])
-        fitted = scores.pop(_FITS)
-        typicality, combination = Typicality.fit(fitted), Combination.fit(fitted)
-        return {
-            name: {**values, "typicality": typicality(values), "combined": combination(values)}
-            for name, values in scores.items()
-        }
+        return [_scores_by(member, sets) for member in self.members]
+
+
+def together(members: Sequence[_Scores]) -> dict[str, dict[str, Array]]:
+    """Means over the members that have a score, and what is fitted to them: `typicality` and `combined`.
+
+    Args:
+        members: See `Ensemble.scores_by_member`.
+    """
+    scores = averaged(members)
+    fitted = scores.pop(_FITS)
+    typicality, combination = Typicality.fit(fitted), Combination.fit(fitted)
+    return {
+        name: {**values, "typicality": typicality(values), "combined": combination(values)}
+        for name, values in scores.items()
+    }
 
 
 def averaged(members: Sequence[_Scores]) -> dict[str, dict[str, Array]]:
-    """Means over members of standardised scores; one without a number for an image makes the mean infinite."""
+    """Means over members of scores, each in its own standard deviations over training images.
+
+    A member without a number for an image makes the mean infinite.
+    """
     standardised: dict[str, dict[str, list[Array]]] = {name: {} for name in members[0]}
     for member in members:
         for score, fits in member[_FITS].items():
@@ -144,15 +181,17 @@ def averaged(members: Sequence[_Scores]) -> dict[str, dict[str, Array]]:
 
 
 def _scores_by(trained: Trained, sets: Mapping[str, Tensor]) -> dict[str, dict[str, Array]]:
-    """Scores by one model, whose chains take five steps."""
+    """Scores by one model; those of chains, published ones and dear, only where it sees images as they are."""
     device = trained.place.device
+    pose, _ = split_pose(trained.config.data)
+    sets = {name: posed(rows, pose, trained.data.num_levels) for name, rows in sets.items()}
     scorer = Scorer.fit(
         trained.model,
         trained.config,
         sets[_FITS][:_BATCH].to(device),
         generator=_generator(trained, 0),
         num_draws=2,
-        num_steps=5,
+        num_steps=0 if pose else _CHAIN_STEPS,
     )
     batches = {name: torch.split(rows, _BATCH) for name, rows in sets.items()}
     total = sum(map(len, batches.values()))

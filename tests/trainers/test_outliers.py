@@ -23,7 +23,7 @@ from lamina.trainers.evaluation import (
     detection,
     share_without_number,
 )
-from lamina.trainers.evaluation.layers import LayerSampler
+from lamina.trainers.evaluation.layers import LayerSampler, PosteriorSampler
 from lamina.trainers.evaluation.outliers import smoothed
 from lamina.trainers.evaluation.selection import DAMAGES
 
@@ -141,6 +141,21 @@ def test_without_an_inference_model_there_are_no_bounds(toy: Any, config: TrainC
     names = set(scorer(image(0, 0, 5), generator=seeded(1)))
     of_the_joint = {"joint/0", "joint/1", "joint-ratio/1", "chain-joint", "prior", "energy", "independence"}
     assert names == of_the_joint | {"reconstruction", "unexplained"}
+
+
+def test_without_steps_there_are_no_chains(toy: Any, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All other scores are the same."""
+    x = image(0.4, -0.9, 20)
+    full = Scorer.fit(toy.model, config, x, generator=seeded(), num_draws=1, num_steps=3)(x, generator=seeded(1))
+    for sampler in (LayerSampler, PosteriorSampler):
+        monkeypatch.setattr(sampler, "draw", None)
+        monkeypatch.setattr(sampler, "fitted", None)
+    found = Scorer.fit(toy.model, config, x, generator=seeded(), num_draws=1, num_steps=0)(x, generator=seeded(1))
+    assert full.keys() - found.keys() == {"joint/1", "joint-ratio/1", "chain-joint", "prior", "reconstruction"}
+    for name in ("energy", "unexplained", "bound/0", "bound/1", "joint/0"):
+        torch.testing.assert_close(found[name], full[name])
+    with pytest.raises(ParameterError, match="num_steps"):
+        Scorer.fit(toy.model, replace(config, scheme="joint-mle"), x, generator=seeded(), num_steps=0)
 
 
 # ------------------------------------------------------------------------------------------------ figures

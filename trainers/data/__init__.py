@@ -5,5 +5,17 @@ from .catalogue import DATASETS, FORMS, load
 from .folder import PREFIX as FOLDER
 from .held_out import held_out
 from .images import ImageData, plain_name
+from .poses import posed, split_pose
 
-__all__ = ["DATASETS", "FOLDER", "FORMS", "BatchStream", "ImageData", "held_out", "load", "plain_name"]
+__all__ = [
+    "DATASETS",
+    "FOLDER",
+    "FORMS",
+    "BatchStream",
+    "ImageData",
+    "held_out",
+    "load",
+    "plain_name",
+    "posed",
+    "split_pose",
+]

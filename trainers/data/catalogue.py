@@ -18,6 +18,7 @@ from .held_out import divided, held_out
 from .idx import IDX_SPECS, load_idx
 from .images import ImageData
 from .npz import NPZ_SETS, load_npz
+from .poses import POSES, in_pose, split_pose
 from .svhn import load_svhn
 
 DATASETS: Mapping[str, Callable[[Sequence[Path]], ImageData]] = {
@@ -30,7 +31,10 @@ DATASETS: Mapping[str, Callable[[Sequence[Path]], ImageData]] = {
 }
 """Every data set that has a name of its own: a function from the folders to search to the data."""
 
-FORMS = f"{', '.join(DATASETS)}; NAME-without-CLASS or NAME-only-CLASS of these; {PREFIX}PATH@SIZE"
+FORMS = (
+    f"{', '.join(DATASETS)}; NAME-without-CLASS or NAME-only-CLASS of these; {PREFIX}PATH@SIZE; and POSE:NAME, "
+    f"with POSE one of {', '.join(POSES)}"
+)
 """What `load` takes, in words."""
 
 
@@ -45,7 +49,8 @@ def load(name: str, *, data_root: Path | str | None = None) -> ImageData:
     Args:
         name: A key of `DATASETS`; or one with a class held out: `NAME-without-CLASS` has 80 % of the other classes for
             training and 20 % for testing, `NAME-only-CLASS` all images of the class for testing, both from training
-            and test images pooled; or `folder:PATH@SIZE`, any folder of pictures, see `load_folder`.
+            and test images pooled; or `folder:PATH@SIZE`, any folder of pictures, see `load_folder`; or `POSE:NAME`,
+            any of these with its images in a standard pose, see `lamina.trainers.data.poses`.
         data_root: The folder to search first; the digits need none.
 
     Returns:
@@ -59,6 +64,12 @@ def load(name: str, *, data_root: Path | str | None = None) -> ImageData:
     if data_root and not Path(data_root).expanduser().is_dir():
         raise DataError(f"the data root {data_root} is no folder. Name the folder that holds the data set's files.")
     roots = search_roots(data_root)
+    pose, name = split_pose(name)
+    data = _unposed(name, roots)
+    return data if pose is None else in_pose(data, pose, f"{pose}:{name}")
+
+
+def _unposed(name: str, roots: Sequence[Path]) -> ImageData:
     if name.startswith(PREFIX):
         return load_folder(name)
     if rule := held_out(name):

@@ -117,7 +117,7 @@ class Scorer:
         model: The model.
         config: Of its training: how posteriors are drawn.
         num_draws: Over which expectations are taken.
-        num_steps: Of every chain.
+        num_steps: Of every chain; with none, the scores of posterior chains and `joint/k` for k > 0 are left out.
         lower: Chains for the k lowest layers, for k = 1, ..., L - 1.
         posterior: Chains on the posterior.
         independent: The entries of each layer by themselves, over images of the training distribution.
@@ -152,16 +152,22 @@ class Scorer:
             generator: Source of randomness, on the device of x.
             num_draws: See the attribute.
             num_steps: See the attribute.
+
+        Raises:
+            ParameterError: If a number is out of range, or there are no steps, and no inference model to do without.
         """
         check_count("num_draws", num_draws, 1)
-        check_count("num_steps", num_steps, 1)
+        check_count("num_steps", num_steps, 0 if has_inference(model, config) else 1)
         z = posterior_draws(model, config, x, generator)
+        independent = tuple(Gaussian(layer.mean(0, keepdim=True), layer.std(0, keepdim=True)) for layer in z)
+        posterior = PosteriorSampler(model, config.posterior, num_steps)
+        if not num_steps:
+            return Scorer(model, config, num_draws, num_steps, (), posterior, independent)
         lower = tuple(
             LayerSampler(model.prior, config.prior.kernel, tuple(range(k)), num_steps).fitted(z, generator=generator)
             for k in range(1, model.prior.base.depth)
         )
-        posterior = PosteriorSampler(model, config.posterior, num_steps).fitted(z, x, generator=generator)
-        independent = tuple(Gaussian(layer.mean(0, keepdim=True), layer.std(0, keepdim=True)) for layer in z)
+        posterior = posterior.fitted(z, x, generator=generator)
         return Scorer(model, config, num_draws, num_steps, lower, posterior, independent)
 
     @torch.no_grad()
@@ -198,6 +204,8 @@ class Scorer:
         scores["joint/0"] = -joint_log_density(model, x, z)
         for k, sampler in enumerate(self.lower, start=1):
             scores[f"joint/{k}"] = -joint_log_density(model, x, sampler.draw(z, generator=generator))
+        if not self.num_steps:
+            return scores
         refined = self.posterior.draw(z, x, generator=generator)
         scores["chain-joint"] = -joint_log_density(model, x, refined)
         scores["prior"] = model.prior.energy_z(refined)
