@@ -100,6 +100,8 @@ def test_names() -> None:
     assert split_pose("mnist") == (None, "mnist")
     assert split_pose("folder:upright:faces@8") == (None, "folder:upright:faces@8")
     assert posed(shapes(LEANING), None, 256).equal(shapes(LEANING))
+    with pytest.raises(UnknownNameError, match=r"standard pose.*whitened"):
+        posed(shapes(LEANING), "whitend", 256)
 
 
 def test_data_sets_in_a_pose() -> None:

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from lamina.samplers import UnknownNameError
+
 from .images import ImageData
 
 SPREAD_Y, SPREAD_X = 5.5 / 28, 4.2 / 28
@@ -105,8 +107,15 @@ def posed(images: Tensor, pose: str | None, num_levels: int) -> Tensor:
         images: (N, C, H, W) in [-1, 1].
         pose: Name of the pose; None leaves images as they are.
         num_levels: Grey levels of the data.
+
+    Raises:
+        UnknownNameError: If there is no such pose.
     """
-    if pose is None or not len(images):
+    if pose is None:
+        return images
+    if pose not in POSES:
+        raise UnknownNameError("standard pose", pose, POSES)
+    if not len(images):
         return images
     return torch.cat([_posed(batch, POSES[pose], num_levels) for batch in torch.split(images, _BATCH)])
 
