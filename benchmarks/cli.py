@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from lamina.samplers.checks import check_count
 from lamina.samplers.engines import EngineName
 from lamina.samplers.native.build import find_compiler
 from lamina.samplers.registry import kernel_names
+from lamina.samplers.threefry import ROUNDS
 
 from . import compare, digits, exactness, randomness, regress, results, samplers, training
 from .contenders import make_contender
@@ -120,11 +122,15 @@ low bits, single bits, pairs, differing bits, runs, gaps, birthday spacings, ran
 in both dtypes: law, moments, tails, pairs, correlation over chains and steps. Every test gives a two-sided p-value. A
 run fails, with exit status 1, where one of them is below 1e-6 over their number: with random numbers that has a
 probability of at most 1e-6. OUT gets randomness.json and the table in randomness.md. About two minutes on one core.
+
+--stream writes words to standard output instead, without end and little end first, for batteries that read them, such
+as RNG_test of PractRand; --rounds mixes them less, which shows how much there is to spare.
 """
 
 _RANDOMNESS_EXAMPLES = """examples:
   lamina-bench randomness
   lamina-bench randomness --engines eager --words 131072 --out /tmp/trial
+  lamina-bench randomness --stream chain | RNG_test stdin32 -tlmax 32GB
 """
 
 _REGRESS = """Compare the native engine's programs with a committed baseline, so that a slow-down is seen.
@@ -309,6 +315,20 @@ def _add_randomness(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="words of each order, a power of 2 from 65536 on (default: %(default)s)",
     )
+    parser.add_argument(
+        "--stream",
+        choices=randomness.STREAMS,
+        metavar="ORDER",
+        help=f"write words without end instead, whose neighbours differ by {', '.join(randomness.STREAMS)}",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        choices=range(1, ROUNDS + 1),
+        default=ROUNDS,
+        metavar="N",
+        help="of Threefry in a stream (default: %(default)s, what kernels get)",
+    )
     parser.set_defaults(run=_randomness)
 
 
@@ -410,6 +430,8 @@ def _regress(options: argparse.Namespace) -> int:
 
 
 def _randomness(options: argparse.Namespace) -> int:
+    if options.stream:
+        return _stream(options.stream, options.rounds)
     randomness.check_size(options.words)
     folder = options.out or results.default_folder()
     results.make_folder(folder)
@@ -434,6 +456,16 @@ def _randomness(options: argparse.Namespace) -> int:
         f"below {figures['threshold']:.1g}   figures: {path}"
     )
     return 0 if figures["num_passed"] == figures["num_tests"] else 1
+
+
+def _stream(order: str, rounds: int) -> int:
+    torch.set_num_threads(1)
+    try:
+        for words in randomness.stream(order, rounds):
+            sys.stdout.buffer.write(words.astype("<u4").tobytes())
+    except BrokenPipeError:  # the reader has seen enough; what is left in the buffer has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _samplers(options: argparse.Namespace) -> None:

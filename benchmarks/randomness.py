@@ -28,6 +28,7 @@ from lamina.samplers import ULA, CounterNoise, Info, ParameterError, Site, State
 from lamina.samplers.engines import EngineName
 from lamina.samplers.kernel import Noise
 from lamina.samplers.kernels.langevin import LangevinParams
+from lamina.samplers.threefry import ROUNDS, threefry2x32
 
 from .tables import aligned, markdown
 
@@ -41,6 +42,9 @@ FAMILYWISE_FALSE_ALARM = 1e-6
 SEED = 20_000
 NUM_WORDS = 2**22
 """Words of each order, by default."""
+
+STREAMS = ("chain", "step", "seed")
+"""Orders of words without end."""
 
 NUM_SITES, NUM_SEEDS, WIDTH = 4, 64, 2
 _BIRTHDAYS = 2**12  # among 2**32 days, of which four spacings are expected twice
@@ -122,6 +126,23 @@ def word_orders(draw: Source, num_words: int) -> Iterator[tuple[str, Words]]:
     num_chains = num_words // (NUM_SEEDS * few * WIDTH)
     by_seed = np.stack([words(2 * SEED + i, 1, num_chains, few) for i in range(NUM_SEEDS)])
     yield "seed", by_seed.transpose(2, 3, 4, 1, 0).reshape(-1)
+
+
+def stream(order: str, rounds: int = ROUNDS) -> Iterator[Words]:
+    """Words without end, in blocks, for batteries that read as many as they like.
+
+    Args:
+        order: What neighbours differ by, of `STREAMS`: the chain, the step, or the seed.
+        rounds: Of Threefry: with fewer than kernels get, batteries show how much there is to spare.
+    """
+    fast = torch.arange(2**16)
+    seed, site = CounterNoise(SEED).key("site0")
+    for i in itertools.count():
+        slow = torch.tensor(i)
+        key = (fast, site) if order == "seed" else (seed, site)
+        counter = (fast, slow) if order == "chain" else (slow, fast if order == "step" else 0 * fast)
+        made = threefry2x32(key, counter, rounds=rounds)
+        yield torch.stack(made, dim=1).numpy().astype(np.uint32).reshape(-1)
 
 
 def two_sided(law: Any, statistic: float) -> float:

@@ -860,15 +860,15 @@ template <class W> INLINE W same(uint32_t word) {
     else return full<W>(word);
 }
 
-// Threefry-2x32-20 (Salmon, Moraes, Dror and Shaw 2011): encrypts the counters x, y with the key. Words are single ones
+// Threefry-2x32-13 (Salmon, Moraes, Dror and Shaw 2011): encrypts the counters x, y with the key. Words are single ones
 // or lanes of them.
 template <class W> INLINE void threefry(W k0, W k1, W& x, W& y) {
     constexpr int rotations[8] = {13, 15, 26, 6, 17, 29, 16, 24};
     const W keys[3] = {k0, k1, k0 ^ k1 ^ same<W>(0x1BD11BDA)};
     x = x + k0;
     y = y + k1;
-#pragma GCC unroll 20
-    for (int i = 0; i < 20; ++i) {
+#pragma GCC unroll 13
+    for (int i = 0; i < 13; ++i) {
         x = x + y;
         y = rotate_left(y, rotations[i % 8]) ^ x;
         if (i % 4 == 3) {

@@ -111,7 +111,7 @@ INLINE void threefry(U k0, U k1, U& x, U& y) {
     x += k0;
     y += k1;
 #pragma unroll
-    for (int i = 0; i < 20; ++i) {
+    for (int i = 0; i < 13; ++i) {
         x += y;
         y = ((y << rotations[i % 8]) | (y >> (32 - rotations[i % 8]))) ^ x;
         if (i % 4 == 3) {

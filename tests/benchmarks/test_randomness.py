@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -102,6 +105,26 @@ def test_defects_are_what_they_differ_by() -> None:
     )
     library = randomness.from_engine("eager")(3, sites, 20, 5, torch.float64)
     assert torch.equal(sound(3, sites, 20, 5, torch.float64), library)
+
+
+@pytest.mark.parametrize("order", randomness.STREAMS)
+def test_streams_are_what_kernels_get(order: str) -> None:
+    """Word for word, in both blocks that were read; no order is that of another."""
+    blocks = list(itertools.islice(randomness.stream(order), 2))
+    for at in (0, 1, 2, 2**15, 2**16 - 1):
+        for slow, words in enumerate(blocks):
+            seed = at if order == "seed" else randomness.SEED
+            chain, step = {"chain": (at, slow), "step": (slow, at), "seed": (slow, 0)}[order]
+            noise = CounterNoise(seed, first_chain=chain).draw({"site0": Site("uniform", 2)}, torch.zeros(1, 1), step)
+            wanted = (noise["site0"][0] * 2.0**32).long().tolist()
+            assert words[2 * at : 2 * at + 2].tolist() == wanted
+
+
+def test_stream_ends_with_its_reader() -> None:
+    writer = f"{sys.executable} -c 'from lamina.benchmarks.cli import main; main()' randomness --stream step"
+    done = subprocess.run(["sh", "-c", f"{writer} | head -c 800"], capture_output=True, timeout=120, check=True)
+    assert done.stderr == b""
+    assert np.array_equal(np.frombuffer(done.stdout, "<u4"), next(randomness.stream("step"))[:200])
 
 
 @pytest.mark.skipif(build.find_compiler() is None, reason="there is no C++ compiler on this machine")
