@@ -71,14 +71,16 @@ class _Choice(NamedTuple):
     Attributes:
         position, energy, grad: The point.
         error: Its total energy less that of the start.
-        log_weight: Log of the sum of exp(-error) over the leaves that it was chosen from.
+        scale: Largest -error of the leaves that it was chosen from.
+        weight: Sum of exp(-error - scale) over them, float64.
     """
 
     position: Tensor
     energy: Tensor
     grad: Tensor
     error: Tensor
-    log_weight: Tensor
+    scale: Tensor
+    weight: Tensor
 
 
 class _Tree(NamedTuple):
@@ -229,7 +231,7 @@ def _seed(start: _Point) -> _Tree:
     """A tree of its start alone."""
     no = torch.zeros_like(start.energy, dtype=torch.bool)
     none, nothing = no.long(), no.double()
-    choice = _Choice(start.position, start.energy, start.grad, nothing, nothing)
+    choice = _Choice(start.position, start.energy, start.grad, nothing, nothing, nothing + 1)
     return _Tree(~no, none, none, start, start, choice, start.momentum, nothing, no)
 
 
@@ -241,7 +243,9 @@ def _begin(tree: _Tree, is_forward: Tensor, max_depth: int) -> _Doubling:
         is_growing=tree.is_growing,
         leaf=no.long(),
         end=select(is_forward, tree.front, tree.back),
-        choice=tree.choice._replace(log_weight=torch.full_like(tree.accept_sum, -torch.inf)),
+        choice=tree.choice._replace(
+            scale=torch.full_like(tree.accept_sum, -torch.inf), weight=torch.zeros_like(tree.accept_sum)
+        ),
         momentum_sum=torch.zeros_like(tree.momentum_sum),
         first_momenta=slots,
         sums_before=slots,
@@ -268,9 +272,11 @@ def _add(doubling: _Doubling, leaf: _Point, error: Tensor, uniform: Tensor, dept
     """Take in a leaf; stop where it failed, or where a subtree that it completes turns."""
     has_failed = ~(error <= DIVERGENCE_THRESHOLD)
     log_weight = torch.where(has_failed, -torch.inf, -error)
-    total, share, whole = _add_weight(doubling.choice.log_weight, log_weight, leaf.momentum.dtype)
-    is_chosen = uniform * whole <= share
-    chosen = _Choice(*leaf[:3], error, total)
+    old = doubling.choice
+    scale, kept, added = _to_larger(old.scale, log_weight, leaf.momentum.dtype)
+    weight = old.weight * kept + added
+    is_chosen = uniform * weight <= added
+    chosen = _Choice(*leaf[:3], error, scale, weight)
     momentum_sum = doubling.momentum_sum + leaf.momentum
     first, before, is_turning = _turn_in_subtree(doubling, leaf.momentum, momentum_sum)
     has_stopped, num_leaves = has_failed | is_turning, doubling.leaf + 1
@@ -278,26 +284,25 @@ def _add(doubling: _Doubling, leaf: _Point, error: Tensor, uniform: Tensor, dept
         is_growing=~has_stopped & (num_leaves < 2**depth),
         leaf=num_leaves,
         end=leaf,
-        choice=select(is_chosen, chosen, doubling.choice._replace(log_weight=total)),
+        choice=select(is_chosen, chosen, old._replace(scale=scale, weight=weight)),
         momentum_sum=momentum_sum,
         first_momenta=first,
         sums_before=before,
-        accept_sum=doubling.accept_sum + torch.exp(log_weight.to(share.dtype).clamp(max=0)),
+        accept_sum=doubling.accept_sum + torch.exp(log_weight.to(leaf.energy.dtype).clamp(max=0)),
         has_stopped=has_stopped,
         is_divergent=has_failed & (leaf.energy != torch.inf),
     )
 
 
-def _add_weight(log_weight: Tensor, added: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """The log of two weights together; and what is added, and both together, relative to the larger one.
+def _to_larger(one: Tensor, other: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """The larger of two scales, and what weights relative to either are to be multiplied by to be relative to it.
 
-    Weights are kept in float64, since energies may be large. Of their difference, which is not, the precision of the
+    Scales are kept in float64, since energies may be large. Of their difference, which is not, the precision of the
     energies that they come from is enough.
     """
-    gain = (added - log_weight).to(dtype)
-    smaller = torch.exp(-gain.abs())
-    total = torch.maximum(log_weight, added) + torch.log1p(smaller)
-    return total, torch.where(gain > 0, 1.0, smaller), 1 + smaller
+    gain = (other - one).to(dtype)
+    factor, is_larger = torch.exp(-gain.abs()).double(), gain > 0
+    return torch.maximum(one, other), torch.where(is_larger, factor, 1.0), torch.where(is_larger, 1.0, factor)
 
 
 def _turn_in_subtree(doubling: _Doubling, momentum: Tensor, momentum_sum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -327,9 +332,10 @@ def _end(tree: _Tree, doubling: _Doubling, is_forward: Tensor, uniform: Tensor, 
     back = select(is_forward, tree.back, doubling.end)
     front = select(is_forward, doubling.end, tree.front)
     old, new = tree.choice, doubling.choice
-    total, share, _ = _add_weight(old.log_weight, new.log_weight, tree.momentum_sum.dtype)
-    is_chosen = uniform <= share  # as likely as new weight over old, at most 1
-    choice = select(is_chosen, new, old)._replace(log_weight=total)
+    scale, *factors = _to_larger(old.scale, new.scale, tree.momentum_sum.dtype)
+    kept, added = old.weight * factors[0], new.weight * factors[1]
+    is_chosen = uniform * kept <= added  # as likely as new weight over old, at most 1
+    choice = select(is_chosen, new, old)._replace(scale=scale, weight=kept + added)
     momentum_sum, depth = tree.momentum_sum + doubling.momentum_sum, tree.depth + 1
     is_turning = _is_turning(back.momentum, front.momentum, momentum_sum)
     return _Tree(
