@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from .axes import Stretch
 from .expressions import CALLS, INFIX, Expressions
-from .program import FLOATS, REDUCTIONS, Block, Loop, Value, within
+from .program import FLOATS, REDUCTIONS, Block, Loop, Operand, Value, within
 from .tables import TYPES
 
 _NEUTRAL: dict[str, float] = {
@@ -40,6 +40,7 @@ class Blocks:
         self._expressions, self._late = expressions, late
         self._numbers, self._storage, self._name = expressions.numbers, expressions.storage, expressions.name
         self._shared = expressions.shared
+        self._in_place: set[Value] = set()
 
     def block(self, block: Block) -> Iterator[str]:
         """All of a block."""
@@ -94,15 +95,36 @@ class Blocks:
             if not value.axis:
                 yield f"{kind} v{number} = {before};"
                 continue
-            # Two arrays take turns: one holds what is carried, the other what becomes of it.
-            self._expressions.arrays[value] = f"a{number}"
-            self._expressions.reserve(value.kind, 2 * value.axis)
-            yield f"{kind} both{number}[2][{value.axis}];"
-            yield f"{kind} *a{number} = both{number}[0], *next{number} = both{number}[1];"
+            after = self._entries_after(loop, i)
+            if after and self._ends_reading(loop, i, after):
+                self._in_place.add(value)
+                yield self._expressions.new_array(value, value.axis)
+                self._expressions.arrays[after] = f"a{number}"
+            else:
+                # Two arrays take turns: one holds what is carried, the other what becomes of it.
+                self._expressions.arrays[value] = f"a{number}"
+                self._expressions.reserve(value.kind, 2 * value.axis)
+                yield f"{kind} both{number}[2][{value.axis}];"
+                yield f"{kind} *a{number} = both{number}[0], *next{number} = both{number}[1];"
+                if after:
+                    self._expressions.arrays[after] = f"next{number}"
             yield f"for (int64_t a = 0; a < {value.axis}; ++a) a{number}[a] = {before};"
-            after = loop.after[i]
-            if isinstance(after, Value) and after.block is loop.block and after in self._storage.stored:
-                self._expressions.arrays.setdefault(after, f"next{number}")
+
+    def _entries_after(self, loop: Loop, i: int) -> Value | None:
+        """What becomes of a carried value along a long axis, where its entries can go to an array of that value's."""
+        after = loop.after[i]
+        is_new = isinstance(after, Value) and after.block is loop.block and after not in self._expressions.arrays
+        return after if is_new and after in self._storage.stored else None
+
+    def _ends_reading(self, loop: Loop, i: int, after: Value) -> bool:
+        """Whether nothing reads a carried value once the new one is there, which can then take its place by entries."""
+        order: list[object] = []
+        for item in self._storage.items[loop.block]:
+            order += item.values if isinstance(item, Stretch) else [item]
+            if after in order:
+                break
+        before = set(order[: order.index(after) + 1])
+        return self._shared.users.get(loop.carried[i], set()) <= before
 
     def assign(self, loop: Loop, carried: Iterable[int]) -> Iterator[str]:
         """What becomes of the carried values; all at once, as what is assigned may itself be carried."""
@@ -113,11 +135,13 @@ class Blocks:
             number = self._numbers[value]
             if not value.axis:
                 yield f"const {TYPES[value.kind]} next{number} = {after};"
-            elif after != f"next{number}[a]":
+            elif after not in (f"a{number}[a]", f"next{number}[a]"):
                 yield f"for (int64_t a = 0; a < {value.axis}; ++a) next{number}[a] = {after};"
         for i in changed:
-            number = self._numbers[loop.carried[i]]
-            yield f"swap(a{number}, next{number});" if loop.carried[i].axis else f"v{number} = next{number};"
+            value = loop.carried[i]
+            number = self._numbers[value]
+            if value not in self._in_place:
+                yield f"swap(a{number}, next{number});" if value.axis else f"v{number} = next{number};"
 
     def _loop(self, loop: Loop) -> Iterator[str]:
         carried = self.carried(loop)
@@ -174,15 +198,27 @@ class Blocks:
         for item in items:
             if isinstance(item, Stretch):
                 yield from self._room(item)
-        for condition, wanted, assigned in ((f"if ({is_last})", None, carried), ("else", needed, each)):
+        passing = self._only_carried(loop, carried, each, needed)
+        for condition, wanted, dropped, assigned in (
+            (f"if ({is_last})", None, (), carried),
+            ("else", needed, passing, each),
+        ):
             yield f"{condition} {{"
             for item in items:
                 if isinstance(item, Stretch):
-                    yield from indented(self._along(item, wanted))
+                    yield from indented(self._along(item, wanted, dropped))
                 elif wanted is None or item in wanted:
                     yield from indented(self._values([item]))
             yield from indented(self.assign(loop, assigned))
             yield "}"
+
+    def _only_carried(
+        self, loop: Loop, carried: list[int], each: list[int], needed: Collection[Value]
+    ) -> Collection[Operand]:
+        """What a round stores for nobody but those after the loop, such as the gradient on a trajectory."""
+        home = self._storage.stretches.get
+        read = {operand for value in needed for operand in value.operands if home(operand) is not home(value)}
+        return {loop.after[i] for i in carried if i not in each} - {loop.after[i] for i in each} - read
 
     # --- Long axes ---------------------------------------------------------------------------------------------------
 
@@ -192,12 +228,15 @@ class Blocks:
             if value in self._storage.stored and value not in self._expressions.arrays:
                 yield self._expressions.new_array(value, stretch.axis)
 
-    def _along(self, stretch: Stretch, wanted: Collection[Value] | None = None) -> Iterator[str]:
+    def _along(
+        self, stretch: Stretch, wanted: Collection[Value] | None = None, dropped: Collection[Operand] = ()
+    ) -> Iterator[str]:
         """The loop over a long axis.
 
         Args:
             stretch: What it computes.
             wanted: What of that; None: all.
+            dropped: What of that need not be stored, although it has an array.
         """
         values = [value for value in stretch.values if wanted is None or value in wanted]
         if not values:
@@ -208,27 +247,33 @@ class Blocks:
         together = _TOGETHER if len(values) <= _FEW_VALUES else 1
         whole = stretch.axis - stretch.axis % together
         yield f"for (int64_t a = 0; a < {whole}; a += {together}) {{"
-        yield from indented(self._entries(stretch, values, range(together)))
+        yield from indented(self._entries(stretch, values, range(together), dropped))
         yield "}"
         if whole < stretch.axis:
             yield f"for (int64_t a = {whole}; a < {stretch.axis}; ++a) {{"
-            yield from indented(self._entries(stretch, values, [None]))
+            yield from indented(self._entries(stretch, values, [None], dropped))
             yield "}"
         yield from self._values(value for value in stretch.waiting if wanted is None or value in wanted)
 
-    def _entries(self, stretch: Stretch, values: Iterable[Value], entries: Sequence[int | None]) -> Iterator[str]:
+    def _entries(
+        self,
+        stretch: Stretch,
+        values: Iterable[Value],
+        entries: Sequence[int | None],
+        dropped: Collection[Operand],
+    ) -> Iterator[str]:
         """Statement by statement, for several entries side by side."""
         for value in values:
             for ahead in entries:
                 with self._expressions.along(stretch, ahead):
-                    yield from self._entry(value)
+                    yield from self._entry(value, is_kept=value not in dropped)
 
-    def _entry(self, value: Value) -> Iterator[str]:
+    def _entry(self, value: Value, *, is_kept: bool) -> Iterator[str]:
         if value.op in REDUCTIONS:
             yield self._reduction(value)
             return
         yield from self._values([value])
-        if value in self._storage.stored:
+        if is_kept and value in self._storage.stored:
             yield self._expressions.storing(value)
 
     def _reduction(self, value: Value) -> str:

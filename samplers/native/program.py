@@ -419,14 +419,14 @@ def _collected(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand 
 def _terms(x: Operand) -> _Terms:
     """What a linear form is made of: values, and the factors of each, by whose products' sum it is multiplied.
 
-    Empty where there are too many, or one is constant or lies along a long axis.
+    Empty where there are too many, or one is constant.
     """
     terms: _Terms = {}
     num_terms = 0
     todo: list[tuple[Operand, tuple[Operand, ...]]] = [(x, ())]
     while todo:
         form, factors = todo.pop()
-        if not isinstance(form, Value) or form.is_uniform or form.axis or num_terms == _MOST_TERMS:
+        if not isinstance(form, Value) or form.is_uniform or num_terms == _MOST_TERMS:
             return {}
         fixed = [i for i, arg in enumerate(form.args[:2]) if not isinstance(arg, Value) or arg.is_uniform]
         if form.op == "neg":

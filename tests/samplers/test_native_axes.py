@@ -7,7 +7,9 @@ that function alone. So one program runs all of them, as one step of ULA, whose 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import pytest
@@ -24,14 +26,19 @@ from lamina.samplers import (
     RWM,
     ULA,
     Clipped,
+    Info,
     Kernel,
     Layout,
     ParallelTempering,
+    State,
+    Target,
     run,
     sample,
 )
-from lamina.samplers.energy import Target
 from lamina.samplers.errors import NotTraceableError
+from lamina.samplers.kernel import Noise
+from lamina.samplers.kernels.langevin import LangevinParams
+from lamina.samplers.loops import repeat
 from lamina.samplers.native import build
 from lamina.samplers.native.trace import Subject, trace
 
@@ -120,6 +127,44 @@ def test_every_other_kernel(name: str, programs: list[str]) -> None:
 @pytest.mark.parametrize("kernel", [LEAPFROG, NUTS(step_size=0.1, max_tree_depth=3)], ids=["hmc", "nuts"])
 def test_energy(kernel: Kernel[Any], energy: Function, dim: int, programs: list[str]) -> None:
     assert_agree(energy, kernel, start(17, dim))
+    assert all(map(is_looped, programs))
+
+
+def test_what_is_carried_changes_in_place_where_nothing_reads_the_old(programs: list[str]) -> None:
+    """Positions and momenta on a trajectory do; on it, gradients are stored in its last step alone."""
+    assert_agree(gaussian, LEAPFROG, start(17))
+    (program,) = programs
+    assert len(re.findall(r"both\d+\[2\]", program)) == 2  # position and gradient of a chain, read where a move starts
+    last, short = program.split("if (i0 + 1 == counts[0]) {")[1].split("else {")[:2]
+    stores = [len(set(re.findall(r"(a\d+)\[a\] = v", branch))) for branch in (last, short.split("\n            }")[0])]
+    assert stores == [3, 2]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda x, y: (0.5 * (x + y), torch.sin(x) * y),
+        lambda x, y: (torch.sin(x) * y, 0.5 * (x + y)),
+        lambda x, y: (0.5 * (x + y), x),
+        lambda x, y: (y, x + 0.1 * y),
+        lambda x, y: (0.9 * x, x * y.square().mean(1, keepdim=True)),
+        lambda x, y: (x + (x * y).sum(1, keepdim=True), y * x.sum(1, keepdim=True).tanh()),
+    ],
+    ids=["first", "second", "handed-on", "swapped", "sum-of-the-other", "sums-of-both"],
+)
+def test_old_entries_are_there_for_as_long_as_they_are_read(
+    body: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], programs: list[str]
+) -> None:
+    @dataclass(frozen=True)
+    class Mixing(ULA):
+        """Not a sampler: two rows that make each other."""
+
+        def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
+            x, y = repeat(3, body, (state.position, 0.1 * noise["xi"]))
+            moved, info = super().step(target, state._replace(position=0.5 * (x + y).tanh()), noise, params)
+            return moved, info
+
+    assert_agree(gaussian, Mixing(step_size=0.01), start(17))
     assert all(map(is_looped, programs))
 
 
