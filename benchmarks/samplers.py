@@ -459,7 +459,7 @@ def _run(
         temperature=1.0,
         chain_batch_size=None,
         num_steps=num_draws * thinning,
-        new_totals=functools.partial(Totals, kernel),
+        new_record=functools.partial(Record.of_all, kernel),
     )
     draws, totals = runner.new_draws(num_draws), Totals(kernel, state)
     times.append(_now(device))

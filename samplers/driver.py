@@ -24,7 +24,7 @@ from .eager import Record
 from .energy import Energy, check_start
 from .engines import EngineName, start_engine
 from .errors import NumericalWarning, ParameterError
-from .kernel import Kernel, Params, is_per_chain
+from .kernel import Kernel, Params, StateLike, is_per_chain
 from .noise import CounterNoise, GeneratorNoise, NoiseSource, noise_from_state
 from .position import Layout, Position
 from .progress import progress
@@ -199,7 +199,7 @@ def sample(
         temperature,
         chain_batch_size,
         num_steps=num_warmup + num_samples * thinning,
-        new_totals=partial(Totals, kernel),
+        new_record=partial(Record.of_all, kernel),
         check=check_start,
     )
     report = None
@@ -274,13 +274,16 @@ def run(
     """
     check_count("num_steps", num_steps, 0)
     chains, source = start_chains(kernel, initial, params, generator, noise)
-    new_totals = partial(Totals, kernel, has_sums=summarise, has_moves=False)
+
+    def new_record(state: StateLike) -> Record:
+        totals = Totals(kernel, state, has_sums=summarise, has_moves=False)
+        return Record(totals, collect=("energy",) if record_energies else ())
+
     runner, state = start_engine(
-        engine, energy, kernel, chains, source, context, temperature, chain_batch_size, num_steps, new_totals
+        engine, energy, kernel, chains, source, context, temperature, chain_batch_size, num_steps, new_record
     )
-    start, totals = state, new_totals(state)
+    start, record = state, new_record(state)
     energies = [start.energy.unsqueeze(0)]
-    record = Record(totals, collect=("energy",) if record_energies else ())
     for chunk in _chunks(num_steps):
         state, fields = runner.advance(state, chunk.stop - chunk.start, record)
         energies += fields.values()
@@ -291,7 +294,7 @@ def run(
         energies=_by_chain(torch.cat(energies)) if record_energies else None,
         chains=runner.chains(state),
         engine=runner.reason,
-        totals=totals,
+        totals=record.totals,
     )
 
 

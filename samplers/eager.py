@@ -39,6 +39,11 @@ class Record(NamedTuple):
     draws: Tensor | None = None
     collect: Sequence[str] = ()
 
+    @staticmethod
+    def of_all(kernel: Kernel[Any], state: StateLike) -> Record:
+        """Everything that a kernel tells, as warm-up wants it, from a state on."""
+        return Record(Totals(kernel, state), collect=kernel.info_fields)
+
     @property
     def is_silent(self) -> bool:
         """Whether nobody asks how steps go."""

@@ -17,7 +17,6 @@ from .energy import Energy
 from .errors import BuildError, NotTraceableError, UnknownNameError
 from .kernel import InfoLike, Kernel, StateLike
 from .noise import NoiseSource
-from .totals import Totals
 
 if TYPE_CHECKING:
     from .native import Native
@@ -136,7 +135,7 @@ def start_engine(
     temperature: float | Tensor,
     chain_batch_size: int | None,
     num_steps: int,
-    new_totals: Callable[[StateLike], Totals],
+    new_record: Callable[[StateLike], Record],
     check: Callable[[Tensor, Tensor], None] | None = None,
 ) -> tuple[Engine, StateLike]:
     """The engine of a name, and where it starts.
@@ -151,7 +150,7 @@ def start_engine(
         temperature: See `sample`.
         chain_batch_size: See `sample`.
         num_steps: Steps that the run is going to take, warm-up included.
-        new_totals: What it is going to add up, from a state.
+        new_record: What it is going to keep, from a state: sums, and whether anything at draws.
         check: Raises where a start of these energies (C, 1) and gradients (C, D) will not do.
 
     Raises:
@@ -162,7 +161,7 @@ def start_engine(
     name = resolve(name)
     eager = Eager(energy, kernel, chains, noise, context, temperature, chain_batch_size)
     try:
-        choice = choose(name, eager, new_totals, num_steps)
+        choice = choose(name, eager, new_record, num_steps)
     except NotTraceableError:
         if check is not None:
             state = eager.init()
@@ -203,13 +202,13 @@ class Choice(NamedTuple):
     native: tuple[Native, StateLike] | None = None
 
 
-def choose(name: EngineName, eager: Eager, new_totals: Callable[[StateLike], Totals], num_steps: int) -> Choice:
+def choose(name: EngineName, eager: Eager, new_record: Callable[[StateLike], Record], num_steps: int) -> Choice:
     """What "auto" and other names stand for in a run. A native program is built for it; nothing else is compiled.
 
     Args:
         name: As `resolve` gives it.
         eager: The run by plain torch.
-        new_totals: See `start_engine`.
+        new_record: See `start_engine`.
         num_steps: See `start_engine`.
 
     Raises:
@@ -221,7 +220,7 @@ def choose(name: EngineName, eager: Eager, new_totals: Callable[[StateLike], Tot
     from .native import Native  # takes a while to import, and not everybody needs it
 
     try:
-        return Choice("native", native=Native.started(eager, new_totals))
+        return Choice("native", native=Native.started(eager, new_record))
     except (NotTraceableError, BuildError) as error:
         if name == "native":
             raise

@@ -12,12 +12,11 @@ from torch import Tensor
 from .chains import Chains
 from .checks import check_count
 from .driver import start_chains
-from .eager import Eager
+from .eager import Eager, Record
 from .energy import Energy
 from .engines import EngineName, choose, resolve
 from .kernel import Kernel, Params
 from .position import Position
-from .totals import Totals
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def explain(
     if name in ("compile", "eager"):
         return Explanation(name, f"{name}: asked for by the environment")
     eager = Eager(energy, kernel, chains, noise, context, temperature, None)
-    engine, refusals, native = choose(name, eager, partial(Totals, kernel), num_steps)
+    engine, refusals, native = choose(name, eager, partial(Record.of_all, kernel), num_steps)
     if native is not None:
         return Explanation(engine, native[0].reason, native[0].details)
     pays = f", which pays over {num_steps} steps on {chains.matrix.device.type}" if engine == "compile" else ""

@@ -185,12 +185,13 @@ class _Printer:
         for one in added:
             term = f"to_i({self.expressions.name(one.value, 'bool')})" if one.is_counted else self._as_double(one.value)
             yield f"    {one.name} = {one.name} + {term};"
-        yield "    if (--left == 0) {"
-        yield "        left = thinning;"
-        for number, output in enumerate(self.trace.draws):
-            yield from indented(self._draw(number, output), 2)
-        yield "        ++draw;"
-        yield "    }"
+        if self.trace.draws:
+            yield "    if (--left == 0) {"
+            yield "        left = thinning;"
+            for number, output in enumerate(self.trace.draws):
+                yield from indented(self._draw(number, output), 2)
+            yield "        ++draw;"
+            yield "    }"
         yield from indented(self.blocks.assign(loop, carried))
         yield "}"
 

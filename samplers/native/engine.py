@@ -45,12 +45,12 @@ class Native:
         self._noise = CounterNoise(0)
 
     @staticmethod
-    def started(eager: Eager, new_totals: Callable[[StateLike], Totals]) -> tuple[Native, StateLike]:
+    def started(eager: Eager, new_record: Callable[[StateLike], Record]) -> tuple[Native, StateLike]:
         """The engine, held against plain torch, and energies and gradients where the chains stand.
 
         Args:
             eager: The run by plain torch, whose noise is counter-based, or a generator, which is asked for a seed.
-            new_totals: What the run is going to add up, from a state; the program adds it up.
+            new_record: What the run is going to keep, from a state; the program adds up and stores it.
 
         Raises:
             EnergyError: If the energy breaks its contract.
@@ -62,7 +62,7 @@ class Native:
         if not isinstance(eager.noise, CounterNoise | GeneratorNoise):
             raise NotTraceableError(f"noise from a {type(eager.noise).__name__} is handed over step by step")
         native = Native(eager)
-        state = native._checked_start(eager, new_totals)
+        state = native._checked_start(eager, new_record)
         native._noise = _counter_based(eager.noise)  # a generator is asked only when nothing can fail any more
         return native, state
 
@@ -73,14 +73,14 @@ class Native:
 
     def step(self, state: StateLike) -> tuple[StateLike, InfoLike]:
         """Move all chains once, with the parameters as they are now."""
-        record = Record(Totals(self.kernel, state), collect=self.kernel.info_fields)
-        program = self._program(state, record.totals)
+        record = Record.of_all(self.kernel, state)
+        program = self._program(state, record)
         state, drawn = self._run(program, state, 1, record)
         return state, program.trace.info_type(**{name: column[0] for name, column in drawn.items()})
 
     def advance(self, state: StateLike, num_draws: int, record: Record) -> tuple[StateLike, dict[str, Tensor]]:
         """See `Eager.advance`."""
-        return self._run(self._program(state, record.totals), state, num_draws, record)
+        return self._run(self._program(state, record), state, num_draws, record)
 
     def new_draws(self, num_draws: int) -> Tensor:
         """See `Eager.new_draws`; in memory, a draw holds one coordinate of all chains after the other."""
@@ -91,15 +91,19 @@ class Native:
         memory = self.kernel.memory(state)
         return Chains(state.position, self._start.layout, self.params, self._noise.state_dict(), self._steps, memory)
 
-    def _program(self, state: StateLike, totals: Totals) -> _Program:
-        """The program for the parameters as they are; another one only where their shapes change, or what drops out."""
+    def _program(self, state: StateLike, record: Record) -> _Program:
+        """The program for the parameters as they are; another one only where their shapes change, or what drops out.
+
+        A run that keeps nothing at draws has a program without what is only told there, which leaves registers free.
+        """
+        totals, keeps_draws = record.totals, record.draws is not None or bool(record.collect)
         shapes = {
             name: (tuple(value.shape), drops_out(name, value)) if isinstance(value, Tensor) else value
             for name, value in self.params._asdict().items()
         }
-        key = (repr(shapes), tuple(totals.sums), bool(totals.moves))
+        key = (repr(shapes), tuple(totals.sums), bool(totals.moves), keeps_draws)
         if key not in self._programs:
-            subject = Subject.of(self.kernel, self._target, self.params, state, totals)
+            subject = Subject.of(self.kernel, self._target, self.params, state, totals, keeps_draws=keeps_draws)
             self._programs[key] = _Program(*write(subject), self._start.matrix.device, self.num_chains)
         return self._programs[key]
 
@@ -156,7 +160,7 @@ class Native:
         self._rows_of_target[name] = rows
         return rows
 
-    def _checked_start(self, eager: Eager, new_totals: Callable[[StateLike], Totals]) -> StateLike:
+    def _checked_start(self, eager: Eager, new_record: Callable[[StateLike], Record]) -> StateLike:
         """Hold the program's energies and gradients against plain torch, where chains stand and beside it.
 
         Of many chains some will do, spread over all: what is compared is a program and not its numbers, and plain torch
@@ -175,8 +179,8 @@ class Native:
             raise NotTraceableError("no chain stands where its energy is finite, so that nothing can be checked")
         memory = self.kernel.memory(theirs)
         begin = eager.init() if memory else self._unread(theirs)
-        totals = new_totals(begin)
-        ours = self._where_it_stands(begin, totals)
+        record = new_record(begin)
+        ours = self._where_it_stands(begin, record)
         _compare(ours, some, theirs)
         beside = begin._replace(position=_beside(begin.position))  # type: ignore[attr-defined]
         there: StateLike | None = None
@@ -184,7 +188,7 @@ class Native:
         with suppress(Exception), torch.no_grad():
             there = self.kernel.restore(few.target, beside.position[some], memory, few.params)
         if there is not None:
-            _compare(self._where_it_stands(beside, totals), some, there)
+            _compare(self._where_it_stands(beside, record), some, there)
         return ours
 
     def _unread(self, few: StateLike) -> StateLike:
@@ -193,9 +197,9 @@ class Native:
         state: StateLike = few._replace(position=self._start.matrix, energy=energy)  # type: ignore[attr-defined]
         return state
 
-    def _where_it_stands(self, state: StateLike, totals: Totals) -> StateLike:
+    def _where_it_stands(self, state: StateLike, record: Record) -> StateLike:
         """The state with the program's own energies and gradients."""
-        stands, _ = self._run(self._program(state, totals), state, 0, Record(totals))
+        stands, _ = self._run(self._program(state, record), state, 0, record)
         return stands
 
 

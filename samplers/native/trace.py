@@ -107,6 +107,7 @@ class Subject:
         memory: What the chains remember, a row each.
         sums: Names of the fields of the kernel's Info to add up.
         moves: Running figures of the total energy, or nothing; see `lamina.samplers.totals`.
+        keeps_draws: Whether positions and the fields of Info can be stored every so many steps.
     """
 
     kernel: Kernel[Any]
@@ -116,12 +117,15 @@ class Subject:
     memory: Mapping[str, Tensor]
     sums: Sequence[str]
     moves: Mapping[str, Tensor]
+    keeps_draws: bool = True
 
     @staticmethod
-    def of(kernel: Kernel[Any], target: Target, params: Any, state: StateLike, totals: Totals) -> Subject:
+    def of(
+        kernel: Kernel[Any], target: Target, params: Any, state: StateLike, totals: Totals, *, keeps_draws: bool
+    ) -> Subject:
         """A run that starts from a state and adds up these totals."""
         memory = kernel.memory(state)
-        return Subject(kernel, target, params, state.position, memory, tuple(totals.sums), totals.moves)
+        return Subject(kernel, target, params, state.position, memory, tuple(totals.sums), totals.moves, keeps_draws)
 
 
 def trace(subject: Subject, num_chains: int, long: int | None) -> Trace:
@@ -168,8 +172,9 @@ class _Recording:
                 if figures:
                     figures = add_energy(figures, told.total_energy)  # type: ignore[attr-defined]
                 offset = target.offset_column()  # whose values have to stand before the loop
-                draws.append(self._output("position", moved.position))
-                draws.extend(self._output(name, value, offset) for name, value in info.items())
+                if subject.keeps_draws:
+                    draws.append(self._output("position", moved.position))
+                    draws.extend(self._output(name, value, offset) for name, value in info.items())
                 return (*moved, *figures.values())  # type: ignore[misc]
 
             after = self._loop("steps", 0, body, (*state, *moves.values()))  # type: ignore[misc]

@@ -349,6 +349,17 @@ def test_run_tells_the_same() -> None:
         torch.testing.assert_close(getattr(native, name), getattr(eager, name), rtol=CLOSE, atol=CLOSE)
 
 
+def test_a_run_has_room_for_draws_where_it_keeps_any(programs: list[str]) -> None:
+    """And moves chains to the same bits with it and without; a sample has one program for warm-up and draws."""
+    without = run(funnel, LEAPFROG, start(50), num_steps=20, noise=0, engine="native")
+    kept = run(funnel, LEAPFROG, start(50), num_steps=20, noise=0, engine="native", record_energies=True)
+    assert ["--left" in program for program in dict.fromkeys(programs)] == [False, True]
+    assert torch.equal(without.position, kept.position)
+    programs.clear()
+    sample(funnel, LEAPFROG, start(50), num_samples=5, num_warmup=5, noise=0, engine="native", show_progress=False)
+    assert ["--left" in program for program in dict.fromkeys(programs)] == [True]
+
+
 def test_no_steps() -> None:
     result = run(funnel, LEAPFROG, start(5), num_steps=0, noise=3, engine="native")
     assert torch.equal(result.chains.matrix, start(5))
