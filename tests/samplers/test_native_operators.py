@@ -21,9 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lamina.samplers import ULA, Chains, CounterNoise, Info, Layout
-from lamina.samplers.eager import Eager
+from lamina.samplers.eager import Eager, Record
 from lamina.samplers.native import Native, build
-from lamina.samplers.totals import Totals
 
 pytestmark = pytest.mark.skipif(build.find_compiler() is None, reason="there is no C++ compiler on this machine")
 
@@ -373,7 +372,7 @@ def told_by_both(functions: Mapping[str, Function], x: Tensor) -> tuple[Any, Any
     kernel = probe(functions)
     chains = Chains(x, Layout.of(x), kernel.init_params(x), {}, 0)
     eager = Eager(_round, kernel, chains, CounterNoise(0), None, 1.0, None)
-    native, state = Native.started(eager, functools.partial(Totals, kernel))
+    native, state = Native.started(eager, functools.partial(Record.of_all, kernel))
     return native.step(state)[1], eager.step(eager.init())[1]
 
 
