@@ -124,7 +124,11 @@ class Blocks:
             if after in order:
                 break
         before = set(order[: order.index(after) + 1])
-        return self._shared.users.get(loop.carried[i], set()) <= before
+        users, value = self._shared.users, loop.carried[i]
+        readers = users.get(value, set())
+        later = {user for reader in readers if reader for user in users.get(reader, set()) if user}
+        sums = {user for user in later if value in _read_by(user)}
+        return readers | sums <= before
 
     def assign(self, loop: Loop, carried: Iterable[int]) -> Iterator[str]:
         """What becomes of the carried values; all at once, as what is assigned may itself be carried."""
@@ -217,7 +221,7 @@ class Blocks:
     ) -> Collection[Operand]:
         """What a round stores for nobody but those after the loop, such as the gradient on a trajectory."""
         home = self._storage.stretches.get
-        read = {operand for value in needed for operand in value.operands if home(operand) is not home(value)}
+        read = {operand for value in needed for operand in _read_by(value) if home(operand) is not home(value)}
         return {loop.after[i] for i in carried if i not in each} - {loop.after[i] for i in each} - read
 
     # --- Long axes ---------------------------------------------------------------------------------------------------
@@ -284,6 +288,12 @@ class Blocks:
             return f"{name} = fma({factors}, {name});"
         term = self._name(entry, entry.kind)
         return f"{name} = {name} {INFIX[op]} {term};" if op in INFIX else f"{name} = {CALLS[op]}({name}, {term});"
+
+
+def _read_by(value: Value) -> list[Value]:
+    """What a statement reads: operands, and the factors themselves of products that are summed, see `_reduction`."""
+    factors = [factor for operand in value.operands for factor in operand.operands] if value.op in REDUCTIONS else []
+    return [*value.operands, *factors]
 
 
 def indented(lines: Iterable[str], depth: int = 1) -> Iterator[str]:

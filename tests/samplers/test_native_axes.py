@@ -140,6 +140,11 @@ def test_what_is_carried_changes_in_place_where_nothing_reads_the_old(programs: 
     assert stores == [3, 2]
 
 
+def _summed_late(squares: Tensor, after: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of products comes after the new value of what they are products of."""
+    return after, other * squares.sum(1, keepdim=True).tanh()
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -149,8 +154,9 @@ def test_what_is_carried_changes_in_place_where_nothing_reads_the_old(programs: 
         lambda x, y: (y, x + 0.1 * y),
         lambda x, y: (0.9 * x, x * y.square().mean(1, keepdim=True)),
         lambda x, y: (x + (x * y).sum(1, keepdim=True), y * x.sum(1, keepdim=True).tanh()),
+        lambda x, y: _summed_late(x * x, 0.9 * x, y),
     ],
-    ids=["first", "second", "handed-on", "swapped", "sum-of-the-other", "sums-of-both"],
+    ids=["first", "second", "handed-on", "swapped", "sum-of-the-other", "sums-of-both", "summed-late"],
 )
 def test_old_entries_are_there_for_as_long_as_they_are_read(
     body: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], programs: list[str]
