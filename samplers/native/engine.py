@@ -182,7 +182,9 @@ class Native:
         record = new_record(begin)
         ours = self._where_it_stands(begin, record)
         _compare(ours, some, theirs)
-        beside = begin._replace(position=_beside(begin.position))  # type: ignore[attr-defined]
+        position = begin.position.clone()
+        position[some] = _beside(position[some])
+        beside = begin._replace(position=position)  # type: ignore[attr-defined]
         there: StateLike | None = None
         # What an energy raises where no chain stands is no business of the run's.
         with suppress(Exception), torch.no_grad():
