@@ -172,8 +172,9 @@ def test_detection_by_hand() -> None:
     assert found.fpr80 == pytest.approx(2 / 5)
 
 
-def test_detection_takes_equal_numbers_and_infinite_scores() -> None:
-    found = detection(np.array([0.0, 1.0]), np.array([np.inf, np.inf, -5.0, -5.0]))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_detection_takes_equal_numbers_and_infinite_scores(dtype: type[np.floating[Any]]) -> None:
+    found = detection(np.array([0.0, 1.0], dtype), np.array([np.inf, np.inf, -5.0, -5.0], dtype))
     assert found == (1.0, 1.0, 0.0)
 
 

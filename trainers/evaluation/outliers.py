@@ -94,7 +94,7 @@ def detection(inliers: Array, outliers: Array, *, balanced: bool = True) -> Dete
     num = min(len(inliers), len(outliers))
     if balanced:
         inliers, outliers = inliers[:num], outliers[:num]
-    scores = np.concatenate([inliers, outliers])
+    scores = np.concatenate([inliers, outliers]).astype(np.float64)
     if not num or np.isnan(scores).any():
         raise ParameterError(
             f"scores must be numbers, one or more a side; got {num} with {np.isnan(scores).sum()} NaN."
