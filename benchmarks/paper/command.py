@@ -12,6 +12,7 @@ from lamina.samplers import ParameterError
 from .. import results
 from .ablation import Ablation
 from .anomaly import Anomaly
+from .factors import Factors
 from .generation import Generation
 from .ood import Ood
 from .report import write_report
@@ -19,7 +20,9 @@ from .running import Plan, run
 from .study import Preset, Study
 from .swap import Swap
 
-STUDIES: Mapping[str, Study] = {study.name: study for study in (Anomaly(), Ood(), Generation(), Swap(), Ablation())}
+STUDIES: Mapping[str, Study] = {
+    study.name: study for study in (Anomaly(), Factors(), Ood(), Generation(), Swap(), Ablation())
+}
 """Every study by name."""
 
 LINE = "the experiments of the paper, and of its follow-ups, on real images"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lamina.samplers import progress
-from lamina.trainers import ImageData, ModelConfig, preset
+from lamina.trainers import ImageData, ModelConfig, TrainConfig, preset
 from lamina.trainers.data import posed, split_pose
 from lamina.trainers.evaluation import Combination, Scorer, Typicality
 from lamina.trainers.evaluation.measures import Array
@@ -25,7 +25,6 @@ _Scores: TypeAlias = Mapping[str, Mapping[str, Array]]
 _BATCH = 500
 _FITS = "fits"
 _NUM_FITS = 2000
-_CHAIN_STEPS = 5
 _SEED = 4_000_037
 
 
@@ -39,6 +38,23 @@ class Member(NamedTuple):
 
     networks: ModelConfig
     pose: str | None = None
+
+
+class Draws(NamedTuple):
+    """How latents of an image are drawn for its scores.
+
+    Attributes:
+        num: Draws that scores are means over.
+        num_steps: Of each chain.
+        from_prior: Chains start from the base prior, as in models without an inference model, not from q's draw.
+    """
+
+    num: int = 2
+    num_steps: int = 5
+    from_prior: bool = False
+
+
+DRAWS = Draws()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +157,10 @@ class Ensemble:
         """
         return together(self.scores_by_member(sets))
 
-    def scores_by_member(self, sets: Mapping[str, Tensor]) -> list[_Scores]:
+    def scores_by_member(self, sets: Mapping[str, Tensor], draws: Draws = DRAWS) -> list[_Scores]:
         """The same by each member alone, for `together`: also of training images, for what has to be fitted."""
         sets = {_FITS: self.data.train[:_NUM_FITS], **sets}
-        return [_scores_by(member, sets) for member in self.members]
+        return [_scores_by(member, sets, draws) for member in self.members]
 
 
 def together(members: Sequence[_Scores]) -> dict[str, dict[str, Array]]:
@@ -180,18 +196,18 @@ def averaged(members: Sequence[_Scores]) -> dict[str, dict[str, Array]]:
     }
 
 
-def _scores_by(trained: Trained, sets: Mapping[str, Tensor]) -> dict[str, dict[str, Array]]:
+def _scores_by(trained: Trained, sets: Mapping[str, Tensor], draws: Draws) -> dict[str, dict[str, Array]]:
     """Scores by one model; those of chains, published ones and dear, only where it sees images as they are."""
     device = trained.place.device
     pose, _ = split_pose(trained.config.data)
     sets = {name: posed(rows, pose, trained.data.num_levels) for name, rows in sets.items()}
     scorer = Scorer.fit(
         trained.model,
-        trained.config,
+        _without_inference(trained.config) if draws.from_prior else trained.config,
         sets[_FITS][:_BATCH].to(device),
         generator=_generator(trained, 0),
-        num_draws=2,
-        num_steps=0 if pose else _CHAIN_STEPS,
+        num_draws=draws.num,
+        num_steps=0 if pose else draws.num_steps,
     )
     batches = {name: torch.split(rows, _BATCH) for name, rows in sets.items()}
     total = sum(map(len, batches.values()))
@@ -205,6 +221,11 @@ def _scores_by(trained: Trained, sets: Mapping[str, Tensor]) -> dict[str, dict[s
                 bar.advance()
             scores[name] = {score: torch.cat([one[score] for one in found]).cpu().numpy() for score in found[0]}
     return scores
+
+
+def _without_inference(config: TrainConfig) -> TrainConfig:
+    """A run whose model is scored as if it had no inference model."""
+    return replace(config, scheme="joint-mle", energy_loss="contrastive")
 
 
 def _generator(trained: Trained, number: int) -> torch.Generator:

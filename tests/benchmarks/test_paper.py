@@ -252,6 +252,14 @@ def test_scores_of_members_weigh_the_same_whatever_their_units() -> None:
     assert averaged([deep, flat])["new"]["a"] == np.inf
 
 
+def test_mean_over_digits_waits_for_the_last_of_them() -> None:
+    rows = {f"{choice}/{digit}/seed-0": {"combined": digit / 10} for choice in ("usual", "sigma/1") for digit in (2, 6)}
+    summary = STUDIES["factors"].summary({**rows, "usual/8/seed-0": {"combined": 0.1}})
+    assert summary["combined/usual"] == pytest.approx(0.3)
+    assert summary["combined/sigma/1/6"] == 0.6
+    assert "combined/sigma/1" not in summary
+
+
 def test_colour_is_told_apart_beside_a_control_by_jpeg_alone(tmp_path: Path) -> None:
     """Pictures that went through JPEG in, others of the same kind that did not out: the control tells all of them."""
     pixels = torch.rand(2, 90, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
