@@ -474,7 +474,7 @@ def _mul(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None
         return program.op("mul", kind, one, another)
     for number, other in ((x, y), (y, x)):
         scaled, scale = _scaled(other)
-        if scale != 1 and (not isinstance(number, Value) or number.is_uniform):
+        if scale != 1 and (not isinstance(number, Value) or (number.is_uniform and not _is_uniform(scaled))):
             return program.op("mul", kind, scaled, program.op("mul", kind, number, scale))
         if isinstance(number, Value):
             continue
@@ -487,6 +487,10 @@ def _mul(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None
         if isinstance(other, Value) and other.op == "neg":
             return program.op("mul", kind, other.args[0], -number)  # type: ignore[arg-type]
     return None
+
+
+def _is_uniform(x: Operand) -> bool:
+    return not isinstance(x, Value) or x.is_uniform
 
 
 _POWERS = frozenset(2.0**n for n in range(-8, 9))

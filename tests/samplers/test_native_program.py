@@ -101,6 +101,9 @@ def test_forms_of_forms_are_not_multiplied_out() -> None:
             lambda op, x, a: op("mul", a[0], op("mul", x[0], 2.0)), ["mul"], id="one factor that stays the same"
         ),
         pytest.param(
+            lambda op, x, a: op("mul", x[0], op("mul", a[0], op("mul", a[1], 2.0))), ["mul"], id="two such factors"
+        ),
+        pytest.param(
             lambda op, x, a: op("mul", op("mul", x[0], 0.5), op("mul", 4.0, x[1])),
             ["mul", "mul", "mul"],
             id="do not cancel",
