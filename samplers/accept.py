@@ -84,7 +84,9 @@ def _is_moderate(values: Tensor) -> bool:
 
 
 def _numbers(state: StateLike) -> list[Tensor]:
-    return [field for field in cast(tuple[Tensor, ...], state) if field.is_floating_point()]
+    """All but integers and truths; energies last, since position and gradient may be forms of the same numbers."""
+    fields = (field for field in cast(tuple[Tensor, ...], state) if field is not state.energy)
+    return [*filter(Tensor.is_floating_point, fields), state.energy]
 
 
 def log_ratio(current: Tensor, proposed: Tensor, kinetic_change: Tensor) -> Tensor:

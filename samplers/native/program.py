@@ -111,6 +111,7 @@ class Program:
         self.root = Block(0)
         self._open = [self.root]
         self._known: dict[object, Value] = {}
+        self._copies: dict[Operand, Value] = {}
         self._max_values = max_values
         self._exps: dict[Value, tuple[dict[Value, Operand], Operand]] = {}
         self.num_values = 0
@@ -143,11 +144,16 @@ class Program:
 
     def op(self, op: str, kind: Kind, *args: Operand) -> Operand:
         """The value of an operation; a literal or a simpler value where that is the same."""
+        args = tuple(self._copies.get(arg, arg) for arg in args)
         simpler = self._fold(op, kind, args)
         if simpler is None:
             simplify = _SIMPLIFY.get(op)
             simpler = simplify(self, kind, *args) if simplify else None
         return self.value(op, kind, *args) if simpler is None else simpler
+
+    def opaque(self, kind: Kind, value: Value) -> Value:
+        """A copy behind which no rule looks, and which later operations read in the value's place."""
+        return self._copies.setdefault(value, self.value("copy", kind, value))
 
     def value(self, op: str, kind: Kind, *args: Any) -> Value:
         """The value of an operation as it stands; arguments beside operands say what it is about."""
@@ -429,7 +435,9 @@ def _terms(x: Operand) -> _Terms:
         if not isinstance(form, Value) or form.is_uniform or num_terms == _MOST_TERMS:
             return {}
         fixed = [i for i, arg in enumerate(form.args[:2]) if not isinstance(arg, Value) or arg.is_uniform]
-        if form.op == "neg":
+        if form.op == "add":
+            todo += [(arg, factors) for arg in form.args]  # type: ignore[misc]
+        elif form.op == "neg":
             todo.append((form.args[0], (-1.0, *factors)))  # type: ignore[arg-type]
         elif form.op in ("mul", "fma") and fixed:
             todo.append((form.args[1 - fixed[0]], (form.args[fixed[0]], *factors)))  # type: ignore[arg-type]

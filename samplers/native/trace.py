@@ -360,7 +360,7 @@ class _TracedTarget(Target):
         kind = KINDS[x.dtype]
         values = self._tracer.array(x, kind)
         copied = [
-            self._tracer.program.value("copy", kind, value) if isinstance(value, Value) else value
+            self._tracer.program.opaque(kind, value) if isinstance(value, Value) else value
             for value in collapsed(values).ravel()
         ]
         array = np.broadcast_to(object_array(copied, collapsed(values).shape), values.shape)

@@ -60,6 +60,11 @@ def row(op: Callable[..., Operand], x: Value, y: Value, a: Operand, b: Operand) 
             id="other values",
         ),
         pytest.param(
+            lambda op, x, a: op("add", op("add", x[0], x[1]), row(op, x[0], x[1], a[0], a[1])),
+            ["mul", "fma"],
+            id="a sum and a row",
+        ),
+        pytest.param(
             lambda op, x, a: op("add", op("mul", x[0], x[1]), op("mul", x[0], x[2])),
             ["mul", "fma"],
             id="factors change",
@@ -76,6 +81,19 @@ def test_what_is_collected_has_the_sums_of_the_factors() -> None:
     (factor,) = (arg for arg in made.operands if arg.is_uniform)
     assert factor.op == "add"
     assert [arg.args for arg in factor.operands] == [(0,), (1,)]
+
+
+def test_no_rule_looks_behind_an_opaque_value_and_later_operations_read_it() -> None:
+    program = Program(max_values=100)
+    x, y = (program.leaf("input", i, kind="f32") for i in range(2))
+    total = program.op("add", "f32", x, program.op("mul", "f32", 0.3, y))
+    assert isinstance(total, Value)
+    copy = program.opaque("f32", total)
+    assert program.opaque("f32", total) is copy
+    doubled = program.op("add", "f32", total, program.op("mul", "f32", 0.2, y))
+    assert isinstance(doubled, Value)
+    assert copy in doubled.operands
+    assert total not in doubled.operands
 
 
 def test_forms_of_forms_are_not_multiplied_out() -> None:
