@@ -97,6 +97,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._tokens: list[Token[Tracer | None]] = []
         self._numbers: dict[object, int] = {}
         self._floats: dict[object, tuple[Tensor, Tensor]] = {}
+        self._rooms: dict[int, tuple[Array, Array]] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -167,10 +168,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _in_place(self, func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-        target = args[0]
+        target: Tensor = args[0]
         if self._is_own(target) and not any(map(_has_values, _tensors(args))):
             return func(target, *map(_with_values, args[1:]), **kwargs)  # type: ignore[no-any-return]
-        if not isinstance(target, Symbolic) or not target.numbers.flags.writeable:
+        room = self._room(target)
+        if room is None:
             raise NotTraceableError(f"a write to an input or to a tensor that the energy captures (aten.{name})")
         if name in ("copy_", "fill_"):
             new = args[1]
@@ -179,8 +181,18 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             with self:
                 new = getattr(torch.ops.aten, name[:-1])(*args, **kwargs)
-        target.numbers[...] = self.array(new, KINDS[target.dtype])  # arrays share memory as the tensors would
+        room[...] = collapsed(self.array(new, KINDS[target.dtype]))  # arrays share memory as the tensors would
         return target
+
+    def _room(self, target: Tensor) -> Array | None:
+        """Where the numbers of a tensor lie, one for each long axis; None if they are not to be written to.
+
+        A view of a tensor with long axes may be a part of them, which has no room of its own.
+        """
+        if not isinstance(target, Symbolic):
+            return None
+        _, room = self._rooms.get(id(target.numbers), (None, target.numbers))
+        return room if room.flags.writeable else None
 
     def _is_own(self, tensor: Tensor) -> bool:
         """Whether a tensor was made from captured ones while tracing, and the program does not read it yet."""
@@ -208,7 +220,19 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         function = np.frompyfunc(lambda *values: self.program.op(op, kind, *values), len(arrays), 1)
         shape = np.broadcast_shapes(*(np.shape(array) for array in arrays))
         with np.errstate(all="ignore"):  # literals may be infinite or NaN
-            return spread(as_array(function(*map(collapsed, arrays))), shape)
+            return self.spread(as_array(function(*map(collapsed, arrays))), shape)
+
+    def spread(self, made: Array, shape: tuple[int, ...]) -> Array:
+        """The reverse of `collapsed` for numbers that are new, which may be written to."""
+        if made.shape == shape:
+            return made
+        array = np.broadcast_to(made, shape)
+        self._rooms[id(array)] = array, made  # kept, so that no other array has its id
+        return array
+
+    def copied(self, values: Array) -> Array:
+        """The same numbers, in memory of their own."""
+        return self.spread(collapsed(values).copy(), values.shape)
 
     def tensor(self, values: Any, dtype: torch.dtype) -> Symbolic:
         """Wrap the result of a rule."""
@@ -287,11 +311,6 @@ def collapsed(array: Any) -> Array:
     return one_each
 
 
-def spread(array: Array, shape: tuple[int, ...]) -> Array:
-    """The reverse of `collapsed`: an array of some shape; the same one, which may be written to, where it has that."""
-    return array if array.shape == shape else np.broadcast_to(array, shape)
-
-
 Place: TypeAlias = tuple[int, int]
 """Where an entry lies in memory, row by row: the offset of the first, and from there the stride along a long axis."""
 
@@ -307,7 +326,7 @@ def entries(shape: tuple[int, ...], make: Callable[[Place, int], Any]) -> Array:
     for index in np.ndindex(*array.shape):
         offset = sum(map(operator.mul, index, strides))
         array[index] = make((offset, stride), axis)
-    return spread(array, shape)
+    return array if array.shape == shape else np.broadcast_to(array, shape)
 
 
 def scalar_array(value: Any) -> Array:

@@ -282,6 +282,10 @@ LOOPED: dict[str, Function] = {
     "some_rows_of_a_capture": lambda x: (x * MATRIX[ORDER[:3]].sum(0)).sum(1),
     "view": lambda x: (x.view(-1, 1, DIM, 1).squeeze(3) * FEW).sum((1, 2)),
     "writes": lambda x: _written(x).sum(1),
+    "in_place": lambda x: _in_place(x).square().sum(1),
+    "clamp": lambda x: (x.clamp(-1, 1) * x).sum(1),
+    "norm": lambda x: x.norm(dim=1),
+    "normalize": lambda x: functional.normalize(x, dim=1).pow(3).sum(1),
     "vmap": torch.func.vmap(lambda row: (row * VECTOR).square().mean()),
 }
 
@@ -290,6 +294,20 @@ def _written(x: Tensor) -> Tensor:
     y = torch.zeros(3, dtype=x.dtype)
     y[1] = 5.0
     return y * x.mean(1, keepdim=True)
+
+
+def _in_place(x: Tensor) -> Tensor:
+    """On what is new, whole; a name for it sees it."""
+    product, total = x * VECTOR, torch.zeros_like(x)
+    alias = product.detach()
+    product += 1
+    total += product
+    return total.add_(x.clone().mul_(0.5)) * alias
+
+
+def _with_ones(x: Tensor) -> Tensor:
+    x[:, :30] = 1.0
+    return x
 
 
 TAKEN_APART: dict[str, Function] = {
@@ -320,12 +338,12 @@ TAKEN_APART: dict[str, Function] = {
     ),
     "moved": lambda x: (x[:, None].expand(-1, 2, -1).reshape(len(x), -1, 2)[:, :, 0] * x).sum(1),
     "max_with_index": lambda x: x.max(1).values,
-    "norm": lambda x: x.norm(dim=1),
-    "normalize": lambda x: functional.normalize(x, dim=1).pow(3).sum(1),
     "write": lambda x: x.clone().index_fill_(1, torch.tensor([3]), 2.0).square().sum(1),
+    "write_to_a_part": lambda x: (_with_ones(torch.zeros_like(x)) * x).square().sum(1),
+    "write_to_a_part_of_products": lambda x: _with_ones(x * x).square().sum(1),
+    "write_to_a_view": lambda x: (x * x).view(x.shape).add_(1).square().sum(1),
 }
-"""What long axes cannot do; a program then names every entry, which 36 of them allow. (The gradient of a norm is
-written in place, as PyTorch has it.)"""
+"""What long axes cannot do; a program then names every entry, which 36 of them allow."""
 
 TWO_AT_ONCE: dict[str, Function] = {
     "outer": lambda x: (x[:, None] * x[:, :, None]).tanh().sum((1, 2)),
@@ -414,7 +432,16 @@ def test_is_not_looped(name: str) -> None:
 
 
 def test_what_is_taken_apart_agrees(programs: list[str]) -> None:
-    names = ("neighbours", "first", "roll", "grid", "cat_of_parts", "norm", "write")
+    names = (
+        "neighbours",
+        "first",
+        "roll",
+        "grid",
+        "cat_of_parts",
+        "write",
+        "write_to_a_part",
+        "write_to_a_part_of_products",
+    )
     assert_all_agree({name: TAKEN_APART[name] for name in names}, 36)
     assert not any(map(is_looped, programs))
 

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..symbolic import KINDS, Symbolic, Tracer, as_array
+from ..symbolic import KINDS, Symbolic, Tracer, as_array, is_long
 from .rules import RULES, rule
 
 
 def _filled(tracer: Tracer, shape: Sequence[int], value: Any, dtype: torch.dtype) -> Symbolic:
     fill = as_array(tracer.array(value, tracer.kind(dtype)))[()]
-    return tracer.tensor(np.full(tuple(shape), fill, dtype=object), dtype)
+    one_each = np.full([1 if is_long(size) else size for size in shape], fill, dtype=object)
+    return tracer.tensor(tracer.spread(one_each, tuple(shape)), dtype)
 
 
 def _like(name: str, value: float) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..program import Kind, Operand
-from ..symbolic import Array, Symbolic, Tracer, collapsed, is_long, object_array, spread
+from ..symbolic import Array, Symbolic, Tracer, collapsed, is_long, object_array
 from .rules import result_type, rule
 
 
@@ -33,7 +33,7 @@ def _bmm(tracer: Tracer, x: Tensor, y: Tensor) -> Symbolic:
     shape = (left.shape[0], left.shape[1], right.shape[2])
     values = [_dot(tracer, kind, left[b, i], right[b, :, j], axis) for b, i, j in np.ndindex(*shape)]
     full = (x.shape[0], x.shape[1], y.shape[2])
-    return tracer.tensor(spread(object_array(values, shape), full), dtype)
+    return tracer.tensor(tracer.spread(object_array(values, shape), full), dtype)
 
 
 @rule("mm")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import NotTraceableError
 from ..program import FLOATS, Kind, Operand
-from ..symbolic import Array, Symbolic, Tracer, as_array, collapsed, is_long, object_array, spread
+from ..symbolic import Array, Symbolic, Tracer, as_array, collapsed, is_long, object_array
 from .rules import RULES, dims_of, rule
 
 
@@ -46,7 +46,7 @@ def _reduce(
     rows, shape = _rows(collapsed(tracer.array(x, kind)), dims)
     array = object_array([function(kind, list(row), sum(long)) for row in rows], shape)
     kept = tuple(1 if d in dims else size for d, size in enumerate(x.shape))
-    array = spread(np.expand_dims(array, tuple(dims)) if x.ndim else array, kept)
+    array = tracer.spread(np.expand_dims(array, tuple(dims)) if x.ndim else array, kept)
     return tracer.tensor(array if keepdim or not x.ndim else array.squeeze(tuple(dims)), result or dtype)
 
 

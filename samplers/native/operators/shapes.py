@@ -23,13 +23,13 @@ def _same(tracer: Tracer, x: Tensor, **_: Any) -> Symbolic:
 
 @rule("clone")
 def _clone(tracer: Tracer, x: Tensor, **_: Any) -> Symbolic:
-    return moved(tracer, x, lambda values: values.copy())
+    return moved(tracer, x, tracer.copied)
 
 
 @rule("_to_copy")
 def _to_copy(tracer: Tracer, x: Tensor, *, dtype: torch.dtype | None = None, **_: Any) -> Symbolic:
     dtype = dtype or x.dtype
-    return tracer.tensor(tracer.array(x, tracer.kind(dtype)).copy(), dtype)
+    return tracer.tensor(tracer.copied(tracer.array(x, tracer.kind(dtype))), dtype)
 
 
 @rule("view", "reshape", "_unsafe_view", "view_copy", "_reshape_alias")
