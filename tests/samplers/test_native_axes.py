@@ -463,6 +463,8 @@ def _steps(choice: random.Random) -> Callable[[Tensor], Tensor]:
         "choose": (3, lambda y: torch.where(y > vector, y, 0.5 * y)),
         "truths": (3, lambda y: torch.where(CHOSEN, y, y.square() / 4)),
         "centre": (4, lambda y: y - y.mean(1, keepdim=True)),
+        "clamp": (3, lambda y: y.clamp(-1, 2)),
+        "in_place": (3, lambda y: (y + vector).mul_(few[0]).clamp_(min=-2)),
         "largest": (3, lambda y: y - y.amax(1, keepdim=True)),
         "soft": (3, lambda y: DIM * torch.softmax(y, 1)),
         "soft_scale": (3, lambda y: y * torch.logsumexp(y, 1, keepdim=True) / 8),
