@@ -13,6 +13,7 @@ from statistics import fmean
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from lamina.trainers import preset
 from lamina.trainers.evaluation import detection
 from lamina.trainers.evaluation.measures import Array
 
@@ -20,7 +21,7 @@ from .anomaly import SCORE
 from .detecting import DRAWS, SCALES, Draws, Ensemble, Member, Scale, together
 from .pictures import bars
 from .study import Cell, Figures, Place, Preset, Study, over_seeds, table_of
-from .training import config_of, settings_of
+from .training import settings_of
 
 _DIGITS = (2, 6, 8)
 
@@ -174,9 +175,10 @@ def _training(choice: _Choice, scale: Scale, data: str) -> dict[str, Any]:
     """Settings of the training of a group."""
     networks = replace(scale.members[0].networks, **choice.networks)
     (settings,) = replace(scale, members=(Member(networks),)).trainings(data)
-    if choice.is_joint:  # whose base prior moves, so that contrast with its draws is no loss
-        joint = replace(config_of(settings, 0), scheme="joint-variational", energy_loss="contrastive")
-        settings = settings_of(joint)
+    if choice.is_joint:
+        joint = preset(data, scheme="joint-variational")  # whose energies learn at a rate of their own
+        num_steps = scale.backbone_steps + scale.energy_steps
+        settings = settings_of(replace(joint, model=networks, num_steps=num_steps))
     return settings
 
 
