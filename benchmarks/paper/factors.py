@@ -93,7 +93,8 @@ class Factors(Study):
         "scores, see `lamina.trainers.evaluation.outliers`; published scores are `chain-joint` and `joint>0`, the "
         "second without chains.",
         "`image xW` is `chain-joint` with W times the image's term.",
-        "`training/joint`: all at once for as many steps, by an inference model, with chains of the prior. "
+        "`training/joint`: all at once for as many steps, by an inference model, with chains of the prior, and with "
+        "energies as small as the recipe for that has them: those of `usual` run away from their chains and are lost. "
         "`chains/30` go 30 steps from the inference model's draw, in place of 5; `chains/from-prior` start from the "
         "base prior, as for models that have no inference model, and then all scores are of where these chains end.",
         "Means over the digits 2, 6 and 8 as anomalies, one seed each: 1,000 of their images among 2,000 held-out ones "
@@ -176,7 +177,8 @@ def _training(choice: _Choice, scale: Scale, data: str) -> dict[str, Any]:
     networks = replace(scale.members[0].networks, **choice.networks)
     (settings,) = replace(scale, members=(Member(networks),)).trainings(data)
     if choice.is_joint:
-        joint = preset(data, scheme="joint-variational")  # whose energies learn at a rate of their own
+        joint = preset(data, scheme="joint-variational")
+        networks = replace(networks, energy_hidden=joint.model.energy_hidden)  # larger ones run away from their chains
         num_steps = scale.backbone_steps + scale.energy_steps
         settings = settings_of(replace(joint, model=networks, num_steps=num_steps))
     return settings
