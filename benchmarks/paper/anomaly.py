@@ -8,10 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from lamina.trainers.evaluation import Detection, detection
-from lamina.trainers.evaluation.measures import Array
-
-from .detecting import DEEP, SCALES, Ensemble, Member, Scale, together
+from .detecting import DEEP, SCALES, Ensemble, Member, Scale, found_by, together
 from .pictures import bars
 from .study import Cell, Figures, Place, Preset, Study, over_seeds, table_of
 
@@ -97,8 +94,8 @@ class Anomaly(Study):
         num = cell.settings["num_rows"]
         sets = {"inliers": ensemble.data.test[:num], "anomalies": place.load(cell.settings["anomalies"]).test[:num]}
         members = ensemble.scores_by_member(sets)
-        found = _found(together(members))
-        first = _found(together(members[:1]))
+        found = found_by(together(members))
+        first = found_by(together(members[:1]))
         return {
             "auprc": found[SCORE].auprc,
             "auroc": found[SCORE].auroc,
@@ -144,14 +141,6 @@ class Anomaly(Study):
     def pictures(self, summary: Mapping[str, float]) -> Mapping[str, Callable[[Path], None]]:
         """See `Study.pictures`."""
         return {"auprc.png": partial(bars, _judged(summary), "auprc")}
-
-
-def _found(scores: Mapping[str, Mapping[str, Array]]) -> dict[str, Detection]:
-    """How well each score tells anomalies from inliers."""
-    return {
-        score: detection(values, scores["anomalies"][score], balanced=False)
-        for score, values in scores["inliers"].items()
-    }
 
 
 def _judged(summary: Mapping[str, float]) -> dict[str, float]:

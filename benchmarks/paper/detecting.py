@@ -13,7 +13,7 @@ from torch import Tensor
 from lamina.samplers import progress
 from lamina.trainers import ImageData, ModelConfig, TrainConfig, preset
 from lamina.trainers.data import posed, split_pose
-from lamina.trainers.evaluation import Combination, Scorer, Typicality
+from lamina.trainers.evaluation import Combination, Detection, Scorer, Typicality, detection
 from lamina.trainers.evaluation.measures import Array
 
 from .study import Cell, Place, Preset
@@ -55,6 +55,7 @@ class Draws(NamedTuple):
 
 
 DRAWS = Draws()
+"""Those of every study, unless it asks what they do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +176,14 @@ def together(members: Sequence[_Scores]) -> dict[str, dict[str, Array]]:
     return {
         name: {**values, "typicality": typicality(values), "combined": combination(values)}
         for name, values in scores.items()
+    }
+
+
+def found_by(scores: Mapping[str, Mapping[str, Array]]) -> dict[str, Detection]:
+    """How well each score tells the set "anomalies" from the set "inliers", all rows of both."""
+    return {
+        score: detection(values, scores["anomalies"][score], balanced=False)
+        for score, values in scores["inliers"].items()
     }
 
 

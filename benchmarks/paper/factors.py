@@ -14,11 +14,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from lamina.trainers import preset
-from lamina.trainers.evaluation import detection
 from lamina.trainers.evaluation.measures import Array
 
 from .anomaly import SCORE
-from .detecting import DRAWS, SCALES, Draws, Ensemble, Member, Scale, together
+from .detecting import DRAWS, SCALES, Draws, Ensemble, Member, Scale, found_by, together
 from .pictures import bars
 from .study import Cell, Figures, Place, Preset, Study, over_seeds, table_of
 from .training import settings_of
@@ -94,7 +93,7 @@ class Factors(Study):
         "second without chains.",
         "`image xW` is `chain-joint` with W times the image's term.",
         "`training/joint`: all at once for as many steps, by an inference model, with chains of the prior, and with "
-        "energies as small as the recipe for that has them: those of `usual` run away from their chains and are lost. "
+        "energies as small as the recipe for that has them: those of `usual` ran away from their chains in a trial. "
         "`chains/30` go 30 steps from the inference model's draw, in place of 5; `chains/from-prior` start from the "
         "base prior, as for models that have no inference model, and then all scores are of where these chains end.",
         "Means over the digits 2, 6 and 8 as anomalies, one seed each: 1,000 of their images among 2,000 held-out ones "
@@ -135,22 +134,18 @@ class Factors(Study):
             "anomalies": place.load(cell.settings["anomalies"]).test[: num // 2],
         }
         of_member = ensemble.scores_by_member(sets, Draws(**cell.settings["draws"]))[0]
-        scores = together([{name: _with_weights(values) for name, values in of_member.items()}])
-        found = {
-            score.replace("/", ">"): detection(values, scores["anomalies"][score], balanced=False).auprc
-            for score, values in scores["inliers"].items()
-        }
-        return {**found, **ensemble.costs()}
+        found = found_by(together([{name: _with_weights(values) for name, values in of_member.items()}]))
+        return {**{score.replace("/", ">"): figures.auprc for score, figures in found.items()}, **ensemble.costs()}
 
     def summary(self, rows: Mapping[str, Figures]) -> dict[str, float]:
         """`SCORE/CHOICE/DIGIT`, and `SCORE/CHOICE`, the mean over digits, where no digit is missing yet."""
         summary = over_seeds(rows)
         digits = {name.split("/")[-2] for name in rows}
-        for figure in dict.fromkeys(key.partition("/")[0] for key in list(summary)):
+        for figure in dict.fromkeys(key.partition("/")[0] for key in summary):
             for choice in _CHOICES:
                 values = [summary.get(f"{figure}/{choice}/{digit}") for digit in digits]
                 known = [value for value in values if value is not None]
-                if values and len(known) == len(values):
+                if len(known) == len(values):
                     summary[f"{figure}/{choice}"] = fmean(known)
         return summary
 
