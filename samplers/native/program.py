@@ -376,6 +376,11 @@ def identity(arg: object) -> object:
     return arg if isinstance(arg, Value) else repr(arg)
 
 
+def is_uniform(arg: object) -> bool:
+    """Whether an argument is the same for all chains and steps, as literals are."""
+    return not isinstance(arg, Value) or arg.is_uniform
+
+
 def _is_small(arg: Operand) -> bool:
     """Whether sums and products of a few such numbers are finite."""
     return arg.is_finite if isinstance(arg, Value) else abs(arg) < 1e6
@@ -434,7 +439,7 @@ def _terms(x: Operand) -> _Terms:
         form, factors = todo.pop()
         if not isinstance(form, Value) or form.is_uniform or num_terms == _MOST_TERMS:
             return {}
-        fixed = [i for i, arg in enumerate(form.args[:2]) if not isinstance(arg, Value) or arg.is_uniform]
+        fixed = [i for i, arg in enumerate(form.args[:2]) if is_uniform(arg)]
         if form.op == "add":
             todo += [(arg, factors) for arg in form.args]  # type: ignore[misc]
         elif form.op == "neg":
@@ -473,7 +478,7 @@ def _may_fuse(product: Operand, other: Operand) -> bool:
     """Whether product + other is to be rounded once; not where the product is the same for all steps anyway."""
     if not isinstance(product, Value) or product.op != "mul" or product.kind not in FLOATS:
         return False
-    return not product.is_uniform or not isinstance(other, Value) or other.is_uniform
+    return not product.is_uniform or is_uniform(other)
 
 
 def _mul(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None:
@@ -482,7 +487,7 @@ def _mul(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None
         return program.op("mul", kind, one, another)
     for number, other in ((x, y), (y, x)):
         scaled, scale = _scaled(other)
-        if scale != 1 and (not isinstance(number, Value) or (number.is_uniform and not _is_uniform(scaled))):
+        if scale != 1 and (not isinstance(number, Value) or (number.is_uniform and not is_uniform(scaled))):
             return program.op("mul", kind, scaled, program.op("mul", kind, number, scale))
         if isinstance(number, Value):
             continue
@@ -495,10 +500,6 @@ def _mul(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None
         if isinstance(other, Value) and other.op == "neg":
             return program.op("mul", kind, other.args[0], -number)  # type: ignore[arg-type]
     return None
-
-
-def _is_uniform(x: Operand) -> bool:
-    return not isinstance(x, Value) or x.is_uniform
 
 
 _POWERS = frozenset(2.0**n for n in range(-8, 9))

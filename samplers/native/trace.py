@@ -17,7 +17,7 @@ from ..errors import NotTraceableError
 from ..kernel import Kernel, StateLike, is_per_chain
 from ..noise import Site
 from ..totals import Totals, add_energy
-from .program import Kind, Loop, Operand, Program, Value
+from .program import Kind, Loop, Operand, Program, Value, is_uniform
 from .symbolic import KINDS, Array, Place, Symbolic, Tracer, as_array, collapsed, entries, is_long, object_array
 
 MAX_TRACED = 12_000
@@ -394,24 +394,20 @@ def _split_off(program: Program, value: Operand) -> tuple[Operand, Operand]:
     if op == "neg":
         rest, constant = _split_off(program, args[0])
         return program.op("neg", kind, rest), program.op("neg", "f64", constant)
-    if op == "fma" and _is_uniform(args[2]):
+    if op == "fma" and is_uniform(args[2]):
         return program.op("mul", kind, args[0], args[1]), program.op("cast", "f64", args[2])
-    if op == "sub" and _is_uniform(args[1]):
+    if op == "sub" and is_uniform(args[1]):
         rest, constant = _split_off(program, args[0])
         return rest, program.op("sub", "f64", constant, program.op("cast", "f64", args[1]))
-    if op == "sub" and _is_uniform(args[0]):
+    if op == "sub" and is_uniform(args[0]):
         rest, constant = _split_off(program, args[1])
         rest, constant = program.op("neg", kind, rest), program.op("neg", "f64", constant)
         return rest, program.op("add", "f64", constant, program.op("cast", "f64", args[0]))
     for one, other in ((0, 1), (1, 0)):
-        if op == "add" and _is_uniform(args[one]):
+        if op == "add" and is_uniform(args[one]):
             rest, constant = _split_off(program, args[other])
             return rest, program.op("add", "f64", constant, program.op("cast", "f64", args[one]))
     return value, 0.0
-
-
-def _is_uniform(arg: object) -> bool:
-    return arg.is_uniform if isinstance(arg, Value) else True
 
 
 def drops_out(name: str, value: Tensor) -> bool:
