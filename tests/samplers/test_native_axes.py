@@ -432,16 +432,8 @@ def test_is_not_looped(name: str) -> None:
 
 
 def test_what_is_taken_apart_agrees(programs: list[str]) -> None:
-    names = (
-        "neighbours",
-        "first",
-        "roll",
-        "grid",
-        "cat_of_parts",
-        "write",
-        "write_to_a_part",
-        "write_to_a_part_of_products",
-    )
+    writes = ("write", "write_to_a_part", "write_to_a_part_of_products", "write_to_a_view")
+    names = ("neighbours", "first", "roll", "grid", "cat_of_parts", *writes)
     assert_all_agree({name: TAKEN_APART[name] for name in names}, 36)
     assert not any(map(is_looped, programs))
 
