@@ -21,13 +21,10 @@ import torch
 from torch import Tensor
 
 from .kernel import Info, StateLike
-from .loops import select, values_are_at_hand
+from .loops import SHORT_ROW, select, values_are_at_hand
 
 DIVERGENCE_THRESHOLD = 1000.0
 """|energy error| in nats beyond which a step is flagged (Stan's value)."""
-
-_SHORT_ROW = 4
-"""Columns that are added up faster one by one than along their rows."""
 
 StateT = TypeVar("StateT", bound=StateLike)
 
@@ -48,16 +45,14 @@ def accept(
     Returns:
         The chosen state, and what happened.
     """
-    is_undefined = torch.isnan(log_ratio) | (proposed.energy == -torch.inf)
-    log_ratio = torch.where(is_undefined, -torch.inf, log_ratio)
-    is_accepted = can_stand(proposed) if uniform is None else torch.log(uniform) < log_ratio
+    log_ratio, is_divergent = _flagged(log_ratio, proposed.energy)
+    accept_prob = torch.exp(torch.clamp(log_ratio, max=0.0))
+    is_accepted = can_stand(proposed) if uniform is None else uniform <= accept_prob
     state = select(is_accepted, proposed, current)
-    size = log_ratio.abs()
-    is_large = (size > DIVERGENCE_THRESHOLD) & (size < torch.inf)
     info = Info(
-        accept_prob=torch.exp(torch.clamp(log_ratio, max=0.0)),
+        accept_prob=accept_prob,
         is_accepted=is_accepted,
-        is_divergent=is_undefined | is_large,
+        is_divergent=is_divergent,
         energy=state.energy,
         energy_error=-log_ratio,
         num_grad_evals=num_grad_evals,
@@ -65,22 +60,44 @@ def accept(
     return state, info
 
 
+def _flagged(log_ratio: Tensor, proposed: Tensor) -> tuple[Tensor, Tensor]:
+    """The log ratio, minus infinity where it is undefined, and which chains diverged.
+
+    Args:
+        log_ratio: See `accept`.
+        proposed: Energies there, which make the ratio infinite or NaN where they are so.
+    """
+    if values_are_at_hand(log_ratio):
+        lowest, highest = map(float, torch.aminmax(log_ratio))
+        if lowest >= -DIVERGENCE_THRESHOLD and highest <= DIVERGENCE_THRESHOLD:
+            return log_ratio, torch.zeros_like(log_ratio, dtype=torch.bool)  # as in nearly all steps
+    is_undefined = torch.isnan(log_ratio) | (proposed == -torch.inf)
+    log_ratio = torch.where(is_undefined, -torch.inf, log_ratio)
+    size = log_ratio.abs()
+    return log_ratio, is_undefined | ((size > DIVERGENCE_THRESHOLD) & (size < torch.inf))
+
+
 def can_stand(state: StateLike) -> Tensor:
     """Whether position, energy, gradient and what else a state holds are finite, and their sum is, (C, 1)."""
+    if values_are_at_hand(state.energy) and _is_moderate(state):
+        return torch.ones_like(state.energy, dtype=torch.bool)
     total = functools.reduce(torch.add, map(row_sum, _numbers(state)))
     return total.abs() < torch.inf  # false of NaN
 
 
 def where_chains_can_stand(proposed: StateT, current: StateT) -> StateT:
     """The proposed state, save for chains that cannot stand there: they stay."""
-    if values_are_at_hand(proposed.energy) and all(map(_is_moderate, _numbers(proposed))):
+    if values_are_at_hand(proposed.energy) and _is_moderate(proposed):
         return proposed  # torch.where would take as long as a cheap energy
     return select(can_stand(proposed), proposed, current)
 
 
-def _is_moderate(values: Tensor) -> bool:
-    """Whether the sum of the squares is finite, and so every number and every sum of some of them."""
-    return float(torch.linalg.vector_norm(values)) < math.inf
+def _is_moderate(state: StateLike) -> bool:
+    """Whether the sum of the squares of every field is finite, and so every number and every sum of some of them."""
+    for values in cast(tuple[Tensor, ...], state):
+        if values.is_floating_point() and not float(torch.linalg.vector_norm(values)) < math.inf:
+            return False
+    return True
 
 
 def _numbers(state: StateLike) -> list[Tensor]:
@@ -92,7 +109,7 @@ def _numbers(state: StateLike) -> list[Tensor]:
 def log_ratio(current: Tensor, proposed: Tensor, kinetic_change: Tensor) -> Tensor:
     """Log Metropolis ratio from energies and the change of the kinetic energy, columns (C, 1), in float64.
 
-    For Langevin proposals, `kinetic_change` is log q(x'|x) - log q(x|x') in the form of kinetic energies.
+    For proposals without a momentum, `kinetic_change` is log q(x'|x) - log q(x|x').
     """
     return (current.double() - proposed.double()) - kinetic_change
 
@@ -106,6 +123,6 @@ def row_sum(terms: Tensor) -> Tensor:
     """The sum of every row, a column (C, 1)."""
     if terms.shape[1] == 1:
         return terms
-    if terms.shape[1] > _SHORT_ROW:
+    if terms.shape[1] > SHORT_ROW:
         return terms.sum(dim=1, keepdim=True)
     return functools.reduce(torch.add, terms.unbind(dim=1)).unsqueeze(1)

@@ -123,28 +123,32 @@ class Eager:
         other._parts = [(index, view(target)) for index, target in self._parts]
         return other
 
+    @torch.no_grad()
     def init(self) -> StateLike:
         """Energies and gradients where the chains stand."""
-        with torch.no_grad():
-            state: StateLike = _join(
-                [
-                    self.kernel.restore(
-                        target,
-                        self.start.matrix[index],
-                        {name: value[index] for name, value in self.start.memory.items()},
-                        rows_of_params(self.params, index),
-                    )
-                    for index, target in self._parts
-                ]
-            )
+        state: StateLike = _join(
+            [
+                self.kernel.restore(
+                    target,
+                    self.start.matrix[index],
+                    {name: value[index] for name, value in self.start.memory.items()},
+                    rows_of_params(self.params, index),
+                )
+                for index, target in self._parts
+            ]
+        )
         return state
 
     def step(self, state: StateLike) -> tuple[StateLike, InfoLike]:
         """Move all chains once, with the parameters as they are now."""
         return self.step_by(state, self._draw(state))
 
+    @torch.no_grad()
     def step_by(self, state: StateLike, noise: Noise) -> tuple[StateLike, InfoLike]:
         """Move all chains once by this noise, which counts as no step."""
+        return self._stepped(state, noise)
+
+    def _stepped(self, state: StateLike, noise: Noise) -> tuple[StateLike, InfoLike]:
         results = self._by_parts(self._step, state, noise)
         return _join([state for state, _ in results]), _join([info for _, info in results])
 
@@ -156,20 +160,20 @@ class Eager:
 
     def _by_parts(self, move: Move, state: StateLike, noise: Noise) -> list[Any]:
         """What a move makes of each sub-batch of chains."""
-        with torch.no_grad():
-            if len(self._parts) == 1:
-                return [move(self._parts[0][1], state, noise, self.params)]
-            sites = self.kernel.sites
-            return [
-                move(
-                    target,
-                    rows_of_state(state, index),
-                    {name: values if sites[name].is_shared else values[index] for name, values in noise.items()},
-                    rows_of_params(self.params, index),
-                )
-                for index, target in self._parts
-            ]
+        if len(self._parts) == 1:
+            return [move(self._parts[0][1], state, noise, self.params)]
+        sites = self.kernel.sites
+        return [
+            move(
+                target,
+                rows_of_state(state, index),
+                {name: values if sites[name].is_shared else values[index] for name, values in noise.items()},
+                rows_of_params(self.params, index),
+            )
+            for index, target in self._parts
+        ]
 
+    @torch.no_grad()
     def advance(self, state: StateLike, num_draws: int, record: Record) -> tuple[StateLike, dict[str, Tensor]]:
         """Move all chains, and keep every so many steps where they are.
 
@@ -188,7 +192,7 @@ class Eager:
                 if is_silent:
                     state = _join(self._by_parts(self._move, state, self._draw(state)))
                     continue
-                state, info = self.step(state)
+                state, info = self._stepped(state, self._draw(state))
                 record.totals.add(info)
             if record.draws is not None:
                 record.draws[draw] = state.position

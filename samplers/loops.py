@@ -29,6 +29,9 @@ class Recorder(Protocol):
 _MAX_UNROLLED = 2
 """Rounds of a loop that `torch.compile` sees one by one."""
 
+SHORT_ROW = 4
+"""Columns that torch is faster at one by one than along their rows, on the CPU."""
+
 _RECORDER: ContextVar[Recorder | None] = ContextVar("recorder of loops", default=None)
 
 
@@ -109,17 +112,28 @@ def values_are_at_hand(tensor: Tensor) -> bool:
 
     Not where a loop is being recorded or compiled, nor on a device, which it would have to wait for.
     """
-    return tensor.device.type == "cpu" and _RECORDER.get() is None and not torch.compiler.is_dynamo_compiling()
+    if torch.compiler.is_dynamo_compiling() or type(tensor) is not Tensor:
+        return False
+    return tensor.is_cpu and _RECORDER.get() is None
 
 
 def select(condition: Tensor, one: StructureT, other: StructureT) -> StructureT:
     """The rows of one NamedTuple of tensors, nested or not, where the condition (C, 1) holds, else of the other."""
+    if condition.numel() == 1 and values_are_at_hand(condition):
+        return one if condition else other
     chosen: StructureT = _select(condition, one, other)
     return chosen
 
 
 def _select(condition: Tensor, one: Any, other: Any) -> Any:
     if isinstance(one, Tensor):
-        return torch.where(condition, one, other)
+        return _where(condition, one, other)
     fields = [_select(condition, new, old) for new, old in zip(one, other, strict=True)]
     return type(one)(*fields) if hasattr(one, "_fields") else type(one)(fields)
+
+
+def _where(condition: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """`torch.where` by a column of conditions, which along short rows it is slow to repeat."""
+    if condition.shape[1] < one.shape[1] <= SHORT_ROW and values_are_at_hand(condition):
+        condition = torch.cat([condition] * one.shape[1], dim=1)
+    return torch.where(condition, one, other)

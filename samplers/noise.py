@@ -92,18 +92,24 @@ class GeneratorNoise:
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
+        self._fits: torch.device | None = None
 
     def draw(self, sites: Mapping[str, Site], position: Tensor, step: int) -> dict[str, Any]:
         """See `NoiseSource`; the step number is not needed."""
+        if position.device != self._fits:
+            self._check_device(position)
+        return {
+            name: Stream(self._rows(site, position)) if site.is_indexed else self._fill(site, position)
+            for name, site in sites.items()
+        }
+
+    def _check_device(self, position: Tensor) -> None:
         if self.generator.device.type != position.device.type:
             raise ParameterError(
                 f"the generator must live on the chains' device, {position.device}; got "
                 f"{self.generator.device}. Make it with torch.Generator({position.device.type!r})."
             )
-        return {
-            name: Stream(self._rows(site, position)) if site.is_indexed else self._fill(site, position)
-            for name, site in sites.items()
-        }
+        self._fits = position.device
 
     def _rows(self, site: Site, position: Tensor) -> Callable[[int], Tensor]:
         drawn: list[Tensor] = []  # sub-batches of chains ask one after the other, and must see the same numbers
@@ -116,11 +122,12 @@ class GeneratorNoise:
         return draw
 
     def _fill(self, site: Site, position: Tensor) -> Tensor:
-        shape = (1 if site.is_shared else position.shape[0], site.columns(position.shape[1]))
+        num_chains, dim = position.shape
+        num_rows, columns, device = 1 if site.is_shared else num_chains, site.columns(dim), position.device
         if site.kind == "normal":
-            return torch.randn(shape, generator=self.generator, dtype=position.dtype, device=position.device)
+            return torch.randn(num_rows, columns, generator=self.generator, dtype=position.dtype, device=device)
         # rand is on [0, 1), and 0 would accept any proposal.
-        return 1 - torch.rand(shape, generator=self.generator, dtype=torch.float64, device=position.device)
+        return 1 - torch.rand(num_rows, columns, generator=self.generator, dtype=torch.float64, device=device)
 
     def state_dict(self) -> dict[str, Any]:
         """See `NoiseSource`."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..accept import log_ratio, row_sum
+from ..accept import row_sum
 from ..energy import Target
 from ..kernel import PlainKernel, State
 from ..metric import from_white, to_white
+
+_HALF_LENGTH = math.sqrt(0.5)
+"""Half the length of the leapfrog step that a proposal is, over the root of h."""
 
 
 class LangevinParams(NamedTuple):
@@ -39,9 +43,9 @@ def propose(target: Target, state: State, xi: Tensor, params: LangevinParams) ->
     Source: Roberts and Tweedie (1996), Bernoulli 2(4), section 1.4.1, preconditioned by P. Written as one leapfrog step
     of length sqrt(2 h) with momentum xi.
     """
-    half = torch.sqrt(0.5 * params.step_size)
-    momentum = torch.addcmul(xi, half, to_white(params.factor, state.grad), value=-1)
-    position = torch.addcmul(state.position, half, from_white(params.factor, momentum), value=2)
+    root = torch.sqrt(params.step_size)
+    momentum = torch.addcmul(xi, root, to_white(params.factor, state.grad), value=-_HALF_LENGTH)
+    position = torch.addcmul(state.position, root, from_white(params.factor, momentum), value=2 * _HALF_LENGTH)
     return State(position, *target(position))
 
 
@@ -49,10 +53,12 @@ def log_hastings(state: State, proposed: State, xi: Tensor, params: LangevinPara
     """Log of the Metropolis-Hastings ratio of a Langevin proposal, (C, 1) in float64.
 
     The noise that would lead back from x' to x is kick - xi, with kick = sqrt(h/2) L^T (grad(x) + grad(x')), so that
-    log q(x'|x) - log q(x|x') = |kick - xi|^2 / 2 - |xi|^2 / 2 = kick . (kick / 2 - xi): no subtraction of nearby
+    log q(x|x') - log q(x'|x) = |xi|^2 / 2 - |kick - xi|^2 / 2 = kick . (xi - kick / 2): no subtraction of nearby
     positions or of large squares, and no inverse of L.
 
     Source: Roberts and Tweedie (1996), Bernoulli 2(4), section 1.4.2, preconditioned by P.
     """
-    kick = torch.sqrt(0.5 * params.step_size) * to_white(params.factor, state.grad + proposed.grad)
-    return log_ratio(state.energy, proposed.energy, row_sum(kick.double() * (0.5 * kick - xi)))
+    root, pull = torch.sqrt(params.step_size), to_white(params.factor, state.grad + proposed.grad)
+    middle = torch.addcmul(xi, root, pull, value=-0.5 * _HALF_LENGTH)
+    drop = state.energy.double() - proposed.energy.double()
+    return torch.addcmul(drop, root, row_sum(pull.double() * middle), value=_HALF_LENGTH)

@@ -580,17 +580,6 @@ def _exp(program: Program, kind: Kind, x: Operand) -> Operand | None:
     return None
 
 
-def _lt(program: Program, kind: Kind, x: Operand, y: Operand) -> Operand | None:
-    """log(u) < y for uniform u < 1 is u < exp(min(y, 0)): the acceptance probability, which is wanted anyway."""
-    if not isinstance(x, Value) or x.op != "log":
-        return None
-    uniform = x.args[0]
-    if not isinstance(uniform, Value) or uniform.op not in ("uniform", "uniform_at"):
-        return None
-    is_positive = program.op("gt", "bool", y, 0.0)
-    return program.op("lt", kind, uniform, program.op("exp", x.kind, program.op("where", x.kind, is_positive, 0.0, y)))
-
-
 _SIMPLIFY: dict[str, Callable[..., Operand | None]] = {
     "add": _add,
     "sub": _sub,
@@ -603,5 +592,4 @@ _SIMPLIFY: dict[str, Callable[..., Operand | None]] = {
     "or": _or,
     "cast": _cast,
     "exp": _exp,
-    "lt": _lt,
 }

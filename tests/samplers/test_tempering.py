@@ -213,7 +213,7 @@ def test_crosses_where_its_inner_kernel_does_not() -> None:
 
 
 def flat(x: Tensor) -> Tensor:
-    """No energy differences: a uniform noise below 1 swaps, a 1 does not."""
+    """No energy differences: uniform noise swaps; a 2, which is none, does not."""
     return 0 * x.sum(1)
 
 
@@ -230,7 +230,7 @@ def test_swaps_and_round_trips_of_a_script(num_rungs: int) -> None:
     order, trips, expected, counted = list(range(num_rungs)), {0: "out"}, 0, 0
     for sweep, swaps in zip(range(num_sweeps), script, strict=True):
         noise = GeneratorNoise(seeded(sweep)).draw(kernel.sites, x, sweep)
-        uniform = [0.5 if swap else 1.0 for swap in swaps]
+        uniform = [0.5 if swap else 2.0 for swap in swaps]
         state, info = kernel.step(target, state, {**noise, "swap": torch.tensor([uniform]).double()}, params)
         counted += int(info.round_trips)
         for rung in range(sweep % 2, num_rungs - 1, 2):
