@@ -134,6 +134,8 @@ def _select(condition: Tensor, one: Any, other: Any) -> Any:
 
 def _where(condition: Tensor, one: Tensor, other: Tensor) -> Tensor:
     """`torch.where` by a column of conditions, which along short rows it is slow to repeat."""
-    if condition.shape[1] < one.shape[1] <= SHORT_ROW and values_are_at_hand(condition):
+    if one.ndim > 2:
+        condition = condition.unsqueeze(2)
+    elif condition.shape[1] < one.shape[1] <= SHORT_ROW and values_are_at_hand(condition):
         condition = torch.cat([condition] * one.shape[1], dim=1)
     return torch.where(condition, one, other)

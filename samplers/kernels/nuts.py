@@ -117,8 +117,8 @@ class _Doubling(NamedTuple):
         end: The last of them.
         choice: From all of them.
         momentum_sum: Over them.
-        first_momenta: Momenta at the first leaves of the subtrees that this leaf is in, (C, K D).
-        sums_before: `momentum_sum` before each of these leaves, (C, K D).
+        first_momenta: Momenta at the first leaves of the subtrees that this leaf is in, (C, K, D).
+        sums_before: `momentum_sum` before each of these leaves, (C, K, D).
         accept_sum: As in `_Tree`.
         has_stopped: Whether the integration failed, or a subtree turned.
         is_divergent: As in `_Tree`.
@@ -237,7 +237,7 @@ def _seed(start: _Point) -> _Tree:
 
 def _begin(tree: _Tree, is_forward: Tensor, max_depth: int) -> _Doubling:
     """A doubling without leaves yet, from one end of the tree."""
-    slots = torch.zeros_like(tree.momentum_sum).repeat(1, max(max_depth - 1, 1))
+    slots = torch.zeros_like(tree.momentum_sum).unsqueeze(1).repeat(1, max(max_depth - 1, 1), 1)
     no = torch.zeros_like(tree.is_growing)
     return _Doubling(
         is_growing=tree.is_growing,
@@ -314,17 +314,15 @@ def _turn_in_subtree(doubling: _Doubling, momentum: Tensor, momentum_sum: Tensor
     Returns:
         `first_momenta` and `sums_before` with this leaf, and a column.
     """
-    num_chains, dim = momentum.shape
-    slot = torch.arange(doubling.first_momenta.shape[1] // dim, device=momentum.device)
+    slot = torch.arange(doubling.first_momenta.shape[1], device=momentum.device)
     size = 2 << slot
     place = doubling.leaf & (size - 1)  # the remainder
     is_begun, is_ended = (place == 0).unsqueeze(2), place == size - 1
 
-    shape = (num_chains, len(slot), dim)
-    first = torch.where(is_begun, momentum.unsqueeze(1), doubling.first_momenta.view(shape))
-    before = torch.where(is_begun, doubling.momentum_sum.unsqueeze(1), doubling.sums_before.view(shape))
+    first = torch.where(is_begun, momentum.unsqueeze(1), doubling.first_momenta)
+    before = torch.where(is_begun, doubling.momentum_sum.unsqueeze(1), doubling.sums_before)
     is_turning = _is_turning(first, momentum.unsqueeze(1), momentum_sum.unsqueeze(1) - before).squeeze(2) & is_ended
-    return first.flatten(1), before.flatten(1), is_turning.any(dim=1, keepdim=True)
+    return first, before, is_turning.any(dim=1, keepdim=True)
 
 
 def _end(tree: _Tree, doubling: _Doubling, is_forward: Tensor, uniform: Tensor, max_depth: int) -> _Tree:

@@ -12,6 +12,9 @@ from .trace import Subject, Trace, trace
 _LONG = 32
 """Entries from which on programs loop over an axis; fewer are named one by one, which keeps them in registers."""
 
+_LESS_LONG = 12
+"""The same where there would be too many names."""
+
 _MAX_CHECKED = 10_000
 _checked: set[bytes] = set()
 """Programs that came out the same among more chains; forgotten when they are many."""
@@ -23,16 +26,14 @@ def write(subject: Subject) -> tuple[Trace, Printed]:
     Raises:
         NotTraceableError: If that cannot be done, or one chain has a say in another.
     """
-    try:
-        return _write(subject, _LONG)
-    except NotTraceableError as error:
-        looped = error
-    try:
-        return _write(subject, None)  # an axis that is cut or mixed: name all its entries, if they are not too many
-    except NotTraceableError as named:
-        if str(named) == str(looped):
-            raise
-        raise NotTraceableError(f"{looped}; and with every entry named, {named}") from None
+    refusals: list[str] = []
+    for long in (_LONG, None, _LESS_LONG):  # an axis that is cut or mixed is named, if its entries are not too many
+        try:
+            return _write(subject, long)
+        except NotTraceableError as error:
+            refusals.append(str(error))
+    looped, named = refusals[:2]
+    raise NotTraceableError(looped if named == looped else f"{looped}; and with every entry named, {named}")
 
 
 def _write(subject: Subject, long: int | None) -> tuple[Trace, Printed]:
