@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from .program import REDUCTIONS, Block, Loop, Operand, Value
+from .program import OTHER_PLACES, REDUCTIONS, Block, Loop, Operand, Value
 
 
 @dataclass
@@ -30,6 +30,11 @@ class Stretch:
         """Whether a value is there only when the loop is over."""
         return value in self.waiting or (value.op in REDUCTIONS and value in self.values)
 
+    def is_over_before(self, value: Value) -> bool:
+        """Whether a value reads what is there only when the loop is over."""
+        is_late = any(map(self.makes_late, value.operands))
+        return is_late or (value.op in OTHER_PLACES and value.operands[0] in self.values)
+
 
 def stretches(block: Block, live: set[Value]) -> Iterator[Value | Loop | Stretch]:
     """The items of a block that are needed, those along long axes gathered."""
@@ -42,7 +47,7 @@ def stretches(block: Block, live: set[Value]) -> Iterator[Value | Loop | Stretch
             yield item
         elif item in live:
             axis = axis_of(item)
-            is_late = stretch is not None and any(map(stretch.makes_late, item.operands))
+            is_late = stretch is not None and stretch.is_over_before(item)
             if axis:
                 if stretch and (is_late or stretch.axis != axis):
                     yield stretch

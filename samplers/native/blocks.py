@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from .axes import Stretch
 from .expressions import CALLS, INFIX, Expressions
-from .program import FLOATS, REDUCTIONS, Block, Loop, Operand, Value, within
+from .program import FLOATS, OTHER_PLACES, REDUCTIONS, Block, Loop, Operand, Value, within
 from .tables import TYPES
 
 _NEUTRAL: dict[str, float] = {
@@ -126,6 +126,9 @@ class Blocks:
         before = set(order[: order.index(after) + 1])
         users, value = self._shared.users, loop.carried[i]
         readers = users.get(value, set())
+        home = self._storage.stretches.get
+        if any(reader and reader.op in OTHER_PLACES and home(reader) is home(after) for reader in readers):
+            return False
         later = {user for reader in readers if reader for user in users.get(reader, set()) if user}
         sums = {user for user in later if value in _read_by(user)}
         return readers | sums <= before

@@ -18,7 +18,7 @@ from .axes import Storage, axis_of
 from .blocks import Blocks, indented
 from .expressions import Expressions
 from .noise import print_noise
-from .program import Loop, Operand, TooLargeError, Value, live_values, within
+from .program import OTHER_PLACES, Loop, Operand, TooLargeError, Value, live_values, within
 from .shared import Shared, release
 from .symbolic import KINDS
 from .tables import MEMORY, TYPES, Tables
@@ -126,7 +126,7 @@ class _Printer:
         kept = [value for _, values in (*trace.state, *trace.moves, *trace.sums) for value in values]
         kept += [value for item in items if isinstance(item, Loop) for value in (*item.before, *item.after)]
         told = (self.live - live_values(kept)) & {item for item in items if isinstance(item, Value)}
-        return set() if any(map(axis_of, told)) else told
+        return set() if any(axis_of(value) or value.op in OTHER_PLACES for value in told) else told
 
     def print(self) -> Printed:
         body = list(self._body())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from ..errors import NotTraceableError
 from .axes import Storage, Stretch
@@ -156,6 +157,8 @@ class Expressions:
             _, k, site, i = args
             index = self.shared_name(k) if k in self.shared.values else self.name(k, "int")  # type: ignore[arg-type]
             return f"uniform_at<{i}>(keys + {2 * self._sites.index(site)}, step, {index}, chain)"  # type: ignore[arg-type]
+        if op in ("elsewhere", "entry", "placed"):
+            return self._elsewhere(value)
         names = self._names_of(value, args)  # type: ignore[arg-type]
         if op == "where" and args[0] in self.shared.values:
             return f"{self.shared_name(args[0])} ? {names[1]} : {names[2]}"
@@ -173,6 +176,30 @@ class Expressions:
             case "cast":
                 return f"{_CASTS[value.kind]}({names[0]})"
         raise AssertionError(f"no C++ for {op}")
+
+    def _elsewhere(self, value: Value) -> str:
+        """Of another entry of a long axis than the one that is spoken of; zero where there is none."""
+        operand: Any = value.args[0]
+        if value.op == "entry":
+            return self._stored(operand, str(value.args[1]))
+        if value.op == "placed":
+            _, first, every, count = value.args
+            place = f"{self._entry} - {first}"
+        else:
+            _, first, step, every = value.args
+            place, count = f"{first} + {self._entry} * {step}", operand.axis
+        is_one = f"(uint64_t)({place}) < {count * every}"  # type: ignore[operator]
+        if every != 1:
+            is_one, place = f"{is_one} && ({place}) % {every} == 0", f"({place}) / {every}"
+        there = self.name(operand, value.kind) if value.op == "placed" else self._stored(operand, place)
+        return f"{is_one} ? {there} : full<{TYPES[value.kind]}>(0)"
+
+    def _stored(self, operand: Value, place: str) -> str:
+        """Some entry of a value along a long axis."""
+        if operand.op == "result":
+            loop, i = operand.args
+            operand = loop.carried[i]  # type: ignore[attr-defined]
+        return f"{self.arrays[operand]}[{place}]"
 
     def _names_of(self, value: Value, args: Sequence[Operand]) -> list[str]:
         """Arguments; literals take after the last operand."""

@@ -28,6 +28,9 @@ FLOATS = ("f32", "f64")
 REDUCTIONS = frozenset(("over_add", "over_mul", "over_max", "over_min", "over_and", "over_or"))
 """Of a long axis to a single number."""
 
+OTHER_PLACES = frozenset(("elsewhere", "entry"))
+"""Of another entry of a long axis than the one that is spoken of, for which all have to be there."""
+
 _IDEMPOTENT = frozenset(("max", "min", "and", "or"))
 COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne", "is_finite"))
 _ROUNDED = {"f32": np.float32, "f64": np.float64}
@@ -155,9 +158,42 @@ class Program:
         """A copy behind which no rule looks, and which later operations read in the value's place."""
         return self._copies.setdefault(value, self.value("copy", kind, value))
 
-    def value(self, op: str, kind: Kind, *args: Any) -> Value:
-        """The value of an operation as it stands; arguments beside operands say what it is about."""
-        key = (op, kind, *map(identity, args))
+    def elsewhere(self, value: Value, first: int, axis: int, *, step: int = 1, every: int = 1) -> Value:
+        """Entries of a long axis as those of another one, zero or no where there are none.
+
+        Args:
+            value: Along a long axis.
+            first: See `every`.
+            axis: Length of the other one.
+            step: See `every`.
+            every: Entry a is (first + step a) / every of the value, where that is one.
+        """
+        return self.value("elsewhere", value.kind, self._kept(value), first, step, every, axis=axis)
+
+    def placed(self, kind: Kind, value: Operand, part: range, axis: int) -> Operand:
+        """A number as some entries of a long axis; all others are zero, or no."""
+        if not isinstance(value, Value) and not value:
+            return value
+        return self.value("placed", kind, value, part.start, part.step, len(part), axis=axis)
+
+    def entry(self, value: Value, index: int) -> Value:
+        """One of the entries along a long axis, by itself."""
+        return self.value("entry", value.kind, self._kept(value), index, axis=0)
+
+    def _kept(self, value: Value) -> Value:
+        """A value whose entries lie where the program keeps its own, not in a table."""
+        return self.value("copy", value.kind, value) if value.op in ("captured", "param") else value
+
+    def value(self, op: str, kind: Kind, *args: Any, axis: int | None = None) -> Value:
+        """The value of an operation as it stands; arguments beside operands say what it is about.
+
+        Args:
+            op: The operation.
+            kind: Of the value.
+            args: Operands, and what else says what it is.
+            axis: See `Value`; None: that of its operands.
+        """
+        key = (op, kind, axis, *map(identity, args))
         if key not in self._known:
             values = [arg for arg in args if isinstance(arg, Value)]
             block = max((value.block for value in values), key=lambda block: block.depth, default=self.root)
@@ -168,7 +204,7 @@ class Program:
                 block,
                 is_uniform=all(value.is_uniform for value in values),
                 is_finite=op in _KEEP_FINITE and all(_is_small(arg) for arg in args),
-                axis=0 if op in REDUCTIONS else self._shared_axis(values),
+                axis=0 if op in REDUCTIONS else self._shared_axis(values) if axis is None else axis,
             )
             self._known[key] = made
             block.items.append(made)

@@ -98,6 +98,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._numbers: dict[object, int] = {}
         self._floats: dict[object, tuple[Tensor, Tensor]] = {}
         self._rooms: dict[int, tuple[Array, Array]] = {}
+        self._viewed: list[Array] = []
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -187,12 +188,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _room(self, target: Tensor) -> Array | None:
         """Where the numbers of a tensor lie, one for each long axis; None if they are not to be written to.
 
-        A view of a tensor with long axes may be a part of them, which has no room of its own.
+        A view of a tensor with long axes may be a part of them, which has no room of its own; nor would it see what is
+        written to that tensor.
         """
         if not isinstance(target, Symbolic):
             return None
         _, room = self._rooms.get(id(target.numbers), (None, target.numbers))
-        return room if room.flags.writeable else None
+        is_viewed = any(np.may_share_memory(room, values) for values in self._viewed)
+        return room if room.flags.writeable and not is_viewed else None
 
     def _is_own(self, tensor: Tensor) -> bool:
         """Whether a tensor was made from captured ones while tracing, and the program does not read it yet."""
@@ -228,6 +231,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return made
         array = np.broadcast_to(made, shape)
         self._rooms[id(array)] = array, made  # kept, so that no other array has its id
+        return array
+
+    def view(self, values: Array, made: Array, shape: tuple[int, ...]) -> Array:
+        """Numbers made from those of an array that torch takes for a view of it, one for each long axis."""
+        self._viewed.append(values)
+        array: Array = np.broadcast_to(made, shape)
         return array
 
     def copied(self, values: Array) -> Array:

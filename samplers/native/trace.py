@@ -377,13 +377,14 @@ class _TracedTarget(Target):
             numbers[chain], self._offset[0] = _split_off(self._tracer.program, numbers[chain])
             for demand in demands:
                 mine = demand[chain] if demand.ndim and len(demand) == len(numbers) else demand
-                numbers[chain] = self._demand(np.ravel(mine).tolist(), numbers[chain], KINDS[value.dtype])
+                numbers[chain] = self._demand(collapsed(mine).ravel().tolist(), numbers[chain], KINDS[value.dtype])
         value.numbers = numbers
 
     def _demand(self, conditions: list[Operand], value: Operand, kind: Kind) -> Operand:
         """An energy, or NaN for a chain that breaks what was demanded of it."""
-        is_met = self._tracer.program.tree("and", "bool", [True, *conditions])
-        return self._tracer.program.op("where", kind, is_met, value, math.nan)
+        program = self._tracer.program
+        for_all = [program.over("and", "bool", [one], one.axis if isinstance(one, Value) else 0) for one in conditions]
+        return program.op("where", kind, program.tree("and", "bool", [True, *for_all]), value, math.nan)
 
 
 def _split_off(program: Program, value: Operand) -> tuple[Operand, Operand]:

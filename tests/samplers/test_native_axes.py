@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Exponential, Independent, Normal, StudentT
 from torch.nn import functional
 
 from lamina.samplers import (
@@ -295,6 +296,44 @@ LOOPED: dict[str, Function] = {
     "clamp": lambda x: (x.clamp(-1, 1) * x).sum(1),
     "norm": lambda x: x.norm(dim=1),
     "normalize": lambda x: functional.normalize(x, dim=1).pow(3).sum(1),
+    "slice": lambda x: x[:, 1:].square().sum(1),
+    "neighbours": lambda x: (x[:, :-1] * x[:, 1:]).sum(1),
+    "every_other": lambda x: x[:, ::2].square().sum(1),
+    "first": lambda x: x[:, 0] * x.sum(1),
+    "last_kept": lambda x: x[:, -1:].square().sum(1),
+    "flip": lambda x: (x * x.flip(1)).sum(1),
+    "roll": lambda x: (x * x.roll(1, 1)).sum(1),
+    "diff": lambda x: x.diff(dim=1).square().sum(1),
+    "cat": lambda x: torch.cat([x, 2 * x], 1).square().mean(1),
+    "split": lambda x: x.split(x.shape[1] // 2, 1)[1].square().sum(1),
+    "repeat_interleave": lambda x: x.repeat_interleave(2, 1).square().mean(1),
+    "pad": lambda x: (functional.pad(x, (1, -1)) * x).sum(1),
+    "pad_more": lambda x: functional.pad(x, (1, 0), value=2.0).square().sum(1),
+    "backwards_in_steps": lambda x: (x[:, ::2].flip(1) * x[:, 1::2]).sum(1),
+    "in_steps_of_three": lambda x: x[:, 2::3].pow(3).sum(1),
+    "second_differences": lambda x: x.diff(n=2, dim=1).tanh().square().sum(1),
+    "autoregression": lambda x: x[:, 0].square() + (x[:, 1:] - 0.9 * torch.sin(x[:, :-1])).square().sum(1),
+    "ends": lambda x: x[:, 0] * x[:, -1] * x[:, 17].tanh() * x.mean(1),
+    "roll_back": lambda x: (x * x.roll(-7, 1).roll(2, 1).square()).mean(1),
+    "ring": lambda x: (x - x.roll(1, 1)).pow(4).mean(1),
+    "cat_of_parts": lambda x: (torch.cat([x[:, 5:], x[:, :5]], 1) * x).sum(1),
+    "cat_of_one": lambda x: (torch.cat([x[:, 1:], x[:, :1]], 1).sin() * x).sum(1),
+    "cat_of_truths": lambda x: torch.where(torch.cat([x[:, 3:] > 0, x[:, :3] > 0.5], 1), x, x.square()).sum(1),
+    "cat_with_constants": lambda x: (torch.cat([torch.ones_like(x[:, :2]), x[:, 1:-1]], 1) * x).sum(1),
+    "largest_of_neighbours": lambda x: torch.maximum(x[:, 1:], x[:, :-1]).sum(1),
+    "sum_of_a_part": lambda x: (x * x[:, 40:80].mean(1, keepdim=True)).sum(1),
+    "rows": lambda x: (x.view(len(x), 2, -1).prod(1) * VECTOR[:50]).sum(1),
+    "columns": lambda x: (x.unflatten(1, (50, 2)) - torch.ones(2, dtype=x.dtype)).square().sum(2).sqrt().sum(1),
+    "columns_and_back": lambda x: (x.reshape(len(x), -1, 2).flip(2).reshape(x.shape) * x).sum(1),
+    "rows_and_back": lambda x: (x.reshape(len(x), 2, -1).roll(1, (1,)).reshape(x.shape) * x * VECTOR).sum(1),
+    "ladder": lambda x: (x.view(len(x), -1, 2) - x.view(len(x), -1, 2).roll((1, 1), (1, 2))).square().sum((1, 2)),
+    "part_of_a_capture": lambda x: (x[:, 1:] * (VECTOR * 2)[1:]).sum(1) + (x * MATRIX[0]).sum(1),
+    "normal": lambda x: -Normal(VECTOR, 1.5).log_prob(x).sum(1),
+    "student": lambda x: -Independent(StudentT(3.0, VECTOR), 1).log_prob(x),
+    "hierarchical": lambda x: (
+        -Normal(x[:, :1], x[:, 1:2].exp()).log_prob(x[:, 2:]).mean(1)
+        - Normal(x[:, 2:], 1.0).log_prob(VECTOR[2:]).mean(1)
+    ),
     "vmap": torch.func.vmap(lambda row: (row * VECTOR).square().mean()),
 }
 
@@ -319,27 +358,21 @@ def _with_ones(x: Tensor) -> Tensor:
     return x
 
 
+def _written_after(x: Tensor, part: Function) -> Tensor:
+    """A part sees what happens to the whole."""
+    y = x * x
+    seen = part(y)
+    y += 1
+    return seen.square().flatten().unflatten(0, (len(x), -1)).sum(1)
+
+
 TAKEN_APART: dict[str, Function] = {
-    "slice": lambda x: x[:, 1:].square().sum(1),
-    "neighbours": lambda x: (x[:, :-1] * x[:, 1:]).sum(1),
-    "every_other": lambda x: x[:, ::2].square().sum(1),
-    "first": lambda x: x[:, 0] * x.sum(1),
-    "last_kept": lambda x: x[:, -1:].square().sum(1),
-    "flip": lambda x: (x * x.flip(1)).sum(1),
-    "roll": lambda x: (x * x.roll(1, 1)).sum(1),
     "permutation": lambda x: (x[:, torch.arange(x.shape[1] - 1, -1, -1)] * x).sum(1),
     "index_select": lambda x: x.index_select(1, torch.tensor([2, 1])).prod(1),
     "gather": lambda x: x.gather(1, torch.tensor([[1, 0]]).expand(len(x), 2)).prod(1),
     "cumsum": lambda x: x.cumsum(1).square().mean(1),
-    "diff": lambda x: x.diff(dim=1).square().sum(1),
-    "cat": lambda x: torch.cat([x, 2 * x], 1).square().mean(1),
-    "cat_of_parts": lambda x: (torch.cat([x[:, 5:], x[:, :5]], 1) * x).sum(1),
-    "split": lambda x: x.split(x.shape[1] // 2, 1)[1].square().sum(1),
     "unbind": lambda x: x.unbind(1)[3] * x.unbind(1)[4],
     "repeat": lambda x: x.repeat(1, 2).square().mean(1),
-    "repeat_interleave": lambda x: x.repeat_interleave(2, 1).square().mean(1),
-    "pad": lambda x: (functional.pad(x, (1, -1)) * x).sum(1),
-    "pad_more": lambda x: functional.pad(x, (1, 0), value=2.0).square().sum(1),
     "pad_around": lambda x: (functional.pad(x[:, None], (1, 1), mode="circular")[:, 0, 2:] * x).sum(1),
     "grid": lambda x: x.view(len(x), 4, -1).sum(1).square().sum(1),
     "interleaved": lambda x: (x.unsqueeze(2).expand(-1, -1, 2).reshape(len(x), 2, -1).cumsum(1) * x[:, None]).sum(
@@ -350,6 +383,10 @@ TAKEN_APART: dict[str, Function] = {
     "write": lambda x: x.clone().index_fill_(1, torch.tensor([3]), 2.0).square().sum(1),
     "write_to_a_part": lambda x: (_with_ones(torch.zeros_like(x)) * x).square().sum(1),
     "write_to_a_part_of_products": lambda x: _with_ones(x * x).square().sum(1),
+    "write_under_a_part": lambda x: _written_after(x, lambda y: y[:, 1:]),
+    "write_under_an_entry": lambda x: _written_after(x, lambda y: y[:, 3]),
+    "write_under_rows": lambda x: _written_after(x, lambda y: y.view(len(y), -1, 2)),
+    "write_to_rows": lambda x: (x * x).view(len(x), -1, 2).add_(1).square().sum((1, 2)),
     "write_to_a_view": lambda x: (x * x).view(x.shape).add_(1).square().sum(1),
 }
 """What long axes cannot do; a program then names every entry, which 36 of them allow."""
@@ -432,6 +469,23 @@ def test_loops_agree(part: int, programs: list[str]) -> None:
     assert all(map(is_looped, programs))
 
 
+def test_what_a_distribution_demands_of_all_entries_rejects_chains_where_one_breaks_it(programs: list[str]) -> None:
+    """Eager raises there; a program, which cannot, says NaN."""
+    x = 0.01 * torch.rand(50, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.005
+    result = run(
+        lambda x: -Exponential(torch.ones((), dtype=x.dtype)).log_prob(x).sum(1),
+        RWM(step_size=0.003),
+        x,
+        num_steps=40,
+        noise=0,
+        engine="native",
+    )
+    assert isinstance(result.position, Tensor)
+    assert (result.position >= 0).all()
+    assert 0 < int(result.num_divergent.sum()) < 40 * 50
+    assert is_looped(programs[-1])
+
+
 @pytest.mark.parametrize("name", [*TAKEN_APART, *TWO_AT_ONCE, *NEVER])
 def test_is_not_looped(name: str) -> None:
     """Nothing but the tracer is there to notice."""
@@ -440,9 +494,16 @@ def test_is_not_looped(name: str) -> None:
     assert not loops(function, 64)
 
 
-def test_what_is_taken_apart_agrees(programs: list[str]) -> None:
-    writes = ("write", "write_to_a_part", "write_to_a_part_of_products", "write_to_a_view")
-    names = ("neighbours", "first", "roll", "grid", "cat_of_parts", *writes)
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("permutation", "gather", "grid"),
+        ("write", "write_to_a_part", "write_to_a_part_of_products", "write_to_a_view", "write_to_rows"),
+        ("write_under_a_part", "write_under_an_entry", "write_under_rows"),
+    ],
+    ids=["places", "writes", "writes-under-views"],
+)
+def test_what_is_taken_apart_agrees(names: tuple[str, ...], programs: list[str]) -> None:
     assert_all_agree({name: TAKEN_APART[name] for name in names}, 36)
     assert not any(map(is_looped, programs))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...errors import NotTraceableError
 from ..program import FLOATS, Value
 from ..symbolic import Array, Symbolic, Tracer, as_array, collapsed, is_long
+from .parts import among_zeros, concatenated, cut, reshaped, turned
 from .rules import dims_of, moved, rule
 
 
@@ -41,7 +42,10 @@ def _view(tracer: Tracer, x: Tensor, shape: Sequence[int], *_: Any) -> Any:
         made = values.reshape(tuple(shape))
         for axis in {value.axis for value in collapsed(values).flat if isinstance(value, Value)} - {0}:
             if _first_places(values.shape, axis) != _first_places(made.shape, axis):
-                raise NotTraceableError(f"a long axis of {axis} that is cut or moved by a change of shape")
+                cut_or_joined = reshaped(tracer, values, tracer.kind(x.dtype), made.shape)
+                if cut_or_joined is None:
+                    raise NotTraceableError(f"a long axis of {axis} that is cut or moved by a change of shape")
+                return cut_or_joined
         return made
 
     return moved(tracer, x, reshape)
@@ -93,14 +97,29 @@ def _check_short(x: Tensor, dims: Iterable[int]) -> None:
 
 @rule("flip")
 def _flip(tracer: Tracer, x: Tensor, dims: Sequence[int]) -> Symbolic:
-    _check_short(x, dims)
-    return moved(tracer, x, lambda values: np.flip(values, tuple(dims)))
+    def flipped(values: Array) -> Array:
+        for dim in dims_of(x, list(dims)):
+            size = values.shape[dim]
+            values = cut(tracer, values, dim, range(size)[::-1]) if is_long(size) else np.flip(values, dim)
+        return values
+
+    return moved(tracer, x, flipped)
 
 
 @rule("roll")
 def _roll(tracer: Tracer, x: Tensor, shifts: Any, dims: Any = ()) -> Symbolic:
-    _check_short(x, tuple(dims) or range(x.ndim))
-    return moved(tracer, x, lambda values: np.roll(values, tuple(shifts), tuple(dims) or None))
+    if not dims:
+        _check_short(x, range(x.ndim))
+        return moved(tracer, x, lambda values: np.roll(values, tuple(shifts)))
+    kind = tracer.kind(x.dtype)
+
+    def rolled(values: Array) -> Array:
+        for shift, dim in zip(shifts, dims, strict=True):
+            is_looped = is_long(values.shape[dim])
+            values = turned(tracer, values, kind, dim, shift) if is_looped else np.roll(values, shift, dim)
+        return values
+
+    return moved(tracer, x, rolled)
 
 
 @rule("repeat")
@@ -144,6 +163,10 @@ def _slice_of(start: int | None, end: int | None, step: int) -> slice:
 
 @rule("select")
 def _select(tracer: Tracer, x: Tensor, dim: int, index: int) -> Symbolic:
+    dim = dim % x.ndim
+    if is_long(x.shape[dim]):
+        first = range(x.shape[dim])[index]
+        return moved(tracer, x, lambda values: cut(tracer, values, dim, range(first, first + 1)).squeeze(dim))
     return moved(tracer, x, lambda values: values[(*_place(dim, x.ndim, index), ...)])  # a view even of one number
 
 
@@ -151,7 +174,10 @@ def _select(tracer: Tracer, x: Tensor, dim: int, index: int) -> Symbolic:
 def _slice(
     tracer: Tracer, x: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Symbolic:
-    return moved(tracer, x, lambda values: values[_place(dim, x.ndim, _slice_of(start, end, step))])
+    dim, part = dim % x.ndim, _slice_of(start, end, step)
+    if is_long(x.shape[dim]):
+        return moved(tracer, x, lambda values: cut(tracer, values, dim, range(x.shape[dim])[part]))
+    return moved(tracer, x, lambda values: values[_place(dim, x.ndim, part)])
 
 
 def _put(tracer: Tracer, base: Array, part: Tensor, dtype: torch.dtype, place: tuple[Any, ...]) -> Symbolic:
@@ -166,6 +192,10 @@ def _zeros(shape: Sequence[int]) -> Array:
 
 @rule("select_backward")
 def _select_backward(tracer: Tracer, grad: Tensor, shape: Sequence[int], dim: int, index: int) -> Symbolic:
+    if is_long(shape[dim]):
+        kind, dim, where = tracer.kind(grad.dtype), dim % len(shape), range(shape[dim])[index:][:1]
+        row = np.expand_dims(tracer.array(grad, kind), dim)
+        return tracer.tensor(among_zeros(tracer, row, kind, dim, where, shape[dim]), grad.dtype)
     return _put(tracer, _zeros(shape), grad, grad.dtype, _place(dim, len(shape), index))
 
 
@@ -173,7 +203,12 @@ def _select_backward(tracer: Tracer, grad: Tensor, shape: Sequence[int], dim: in
 def _slice_backward(
     tracer: Tracer, grad: Tensor, shape: Sequence[int], dim: int, start: int, end: int, step: int
 ) -> Symbolic:
-    return _put(tracer, _zeros(shape), grad, grad.dtype, _place(dim, len(shape), _slice_of(start, end, step)))
+    part = _slice_of(start, end, step)
+    if is_long(shape[dim]):
+        kind, where = tracer.kind(grad.dtype), range(shape[dim])[part]
+        rows = tracer.array(grad, kind)
+        return tracer.tensor(among_zeros(tracer, rows, kind, dim % len(shape), where, shape[dim]), grad.dtype)
+    return _put(tracer, _zeros(shape), grad, grad.dtype, _place(dim, len(shape), part))
 
 
 @rule("select_scatter")
@@ -198,15 +233,22 @@ def _slice_scatter(
 
 @rule("constant_pad_nd")
 def _pad(tracer: Tracer, x: Tensor, pad: Sequence[int], value: float = 0) -> Symbolic:
-    pairs = [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)][::-1]
     kind = tracer.kind(x.dtype)
     fill = bool(value) if kind == "bool" else float(value) if kind in FLOATS else int(value)
-    widths = [(0, 0)] * (x.ndim - len(pairs)) + pairs
-    cut = tuple(
-        slice(max(-first, 0), size - max(-last, 0)) for size, (first, last) in zip(x.shape, widths, strict=True)
-    )
-    added = [(max(first, 0), max(last, 0)) for first, last in widths]
-    return moved(tracer, x, lambda values: np.pad(values[cut], added, constant_values=fill))
+    for i in range(0, len(pad), 2):
+        x = _padded(tracer, x, x.ndim - 1 - i // 2, pad[i], pad[i + 1], fill)
+    return moved(tracer, x, lambda values: values)
+
+
+def _padded(tracer: Tracer, x: Tensor, dim: int, first: int, last: int, fill: float) -> Symbolic:
+    """With so many more entries before and after those of an axis, or fewer."""
+    x = _slice(tracer, x, dim, max(-first, 0), x.shape[dim] - max(-last, 0))
+
+    def ends(num: int) -> Symbolic:
+        shape = (*x.shape[:dim], max(num, 0), *x.shape[dim + 1 :])
+        return tracer.tensor(np.broadcast_to(as_array(fill), shape), x.dtype)
+
+    return _cat(tracer, (ends(first), x, ends(last)), dim)
 
 
 def _all_arrays(tracer: Tracer, tensors: Sequence[Tensor]) -> tuple[list[Array], torch.dtype]:
@@ -218,7 +260,9 @@ def _all_arrays(tracer: Tracer, tensors: Sequence[Tensor]) -> tuple[list[Array],
 
 @rule("cat")
 def _cat(tracer: Tracer, tensors: Sequence[Tensor], dim: int = 0) -> Symbolic:
-    arrays, dtype = _all_arrays(tracer, tensors)
+    arrays, dtype = _all_arrays(tracer, [tensor for tensor in tensors if tensor.shape != (0,)])
+    if is_long(sum(array.shape[dim] for array in arrays)):
+        return tracer.tensor(concatenated(tracer, arrays, tracer.kind(dtype), dim % arrays[0].ndim), dtype)
     return tracer.tensor(np.concatenate(arrays, axis=dim), dtype)
 
 
