@@ -271,15 +271,30 @@ class Blocks:
     ) -> Iterator[str]:
         """Statement by statement, for several entries side by side."""
         for value in values:
+            if value.op == "product":
+                yield from self._product(stretch, value, entries)
             for ahead in entries:
                 with self._expressions.along(stretch, ahead):
                     yield from self._entry(value, is_kept=value not in dropped)
+
+    def _product(self, stretch: Stretch, value: Value, entries: Sequence[int | None]) -> Iterator[str]:
+        """Several entries of a product with a matrix: what they are made of is read once."""
+        added = []
+        for ahead in entries:
+            with self._expressions.along(stretch, ahead):
+                name, row, factor = self._expressions.factors(value)
+            yield f"{TYPES[value.kind]} {name} = full<{TYPES[value.kind]}>(0);"
+            added.append(f"{name} = fma({row}, {factor}, {name});")
+        yield f"for (int64_t b = 0; b < {value.operands[0].axis}; ++b) {{"
+        yield from indented(added)
+        yield "}"
 
     def _entry(self, value: Value, *, is_kept: bool) -> Iterator[str]:
         if value.op in REDUCTIONS:
             yield self._reduction(value)
             return
-        yield from self._values([value])
+        if value.op != "product":  # which is there already
+            yield from self._values([value])
         if is_kept and value in self._storage.stored:
             yield self._expressions.storing(value)
 

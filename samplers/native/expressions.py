@@ -194,6 +194,12 @@ class Expressions:
         there = self.name(operand, value.kind) if value.op == "placed" else self._stored(operand, place)
         return f"{is_one} ? {there} : full<{TYPES[value.kind]}>(0)"
 
+    def factors(self, value: Value) -> tuple[str, str, str]:
+        """The name of an entry of a product with a matrix, and what entry b of the row and of the matrix add to it."""
+        row, matrix = value.args
+        element = self.tables.element(value.kind, ("captured", matrix), f"b * {value.axis} + {self._entry}")
+        return self._own_name(value), self._stored(row, "b"), element  # type: ignore[arg-type]
+
     def _stored(self, operand: Value, place: str) -> str:
         """Some entry of a value along a long axis."""
         if operand.op == "result":

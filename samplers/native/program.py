@@ -28,8 +28,8 @@ FLOATS = ("f32", "f64")
 REDUCTIONS = frozenset(("over_add", "over_mul", "over_max", "over_min", "over_and", "over_or"))
 """Of a long axis to a single number."""
 
-OTHER_PLACES = frozenset(("elsewhere", "entry"))
-"""Of another entry of a long axis than the one that is spoken of, for which all have to be there."""
+OTHER_PLACES = frozenset(("elsewhere", "entry", "product"))
+"""Of other entries of a long axis than the one that is spoken of, for which all have to be there."""
 
 _IDEMPOTENT = frozenset(("max", "min", "and", "or"))
 COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne", "is_finite"))
@@ -179,6 +179,10 @@ class Program:
     def entry(self, value: Value, index: int) -> Value:
         """One of the entries along a long axis, by itself."""
         return self.value("entry", value.kind, self._kept(value), index, axis=0)
+
+    def product(self, value: Value, matrix: int, columns: int) -> Value:
+        """A row, along a long axis, times a captured matrix of so many columns, which are as many."""
+        return self.value("product", value.kind, self._kept(value), matrix, axis=columns)
 
     def _kept(self, value: Value) -> Value:
         """A value whose entries lie where the program keeps its own, not in a table."""

@@ -261,14 +261,18 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if not any(map(is_long, tensor.shape)):
                 return object_array(tensor.detach().flatten().tolist(), tuple(tensor.shape))
             return self.cast(self._capture(self._as_floats(tensor)), "f64", self.kind(tensor.dtype))
-        number = self._numbers.setdefault(_view(tensor), len(self.captured))
-        if number == len(self.captured):
-            self.captured.append(tensor)
-        kind = self.kind(tensor.dtype)
+        number, kind = self.number(tensor), self.kind(tensor.dtype)
         return entries(
             tuple(tensor.shape),
             lambda place, axis: self.program.leaf("captured", number, *place, kind=kind, is_uniform=True, axis=axis),
         )
+
+    def number(self, tensor: Tensor) -> int:
+        """Of a tensor among the captured ones."""
+        number = self._numbers.setdefault(_view(tensor), len(self.captured))
+        if number == len(self.captured):
+            self.captured.append(tensor)
+        return number
 
     def _as_floats(self, tensor: Tensor) -> Tensor:
         """A long tensor of integers or truths as one of floats, always the same one for the same."""

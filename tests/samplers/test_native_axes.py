@@ -40,7 +40,7 @@ from lamina.samplers.errors import NotTraceableError
 from lamina.samplers.kernel import Noise
 from lamina.samplers.kernels.langevin import LangevinParams
 from lamina.samplers.loops import repeat
-from lamina.samplers.native import build
+from lamina.samplers.native import build, engine
 from lamina.samplers.native.trace import Subject, trace
 
 pytestmark = pytest.mark.skipif(build.find_compiler() is None, reason="there is no C++ compiler on this machine")
@@ -204,6 +204,17 @@ def test_replicas_lie_side_by_side_and_are_named(programs: list[str]) -> None:
     assert not any(map(is_looped, programs))
 
 
+def test_large_matrices_are_left_to_their_libraries_where_many_chains_meet_them() -> None:
+    def energy(x: Tensor) -> Tensor:
+        return 0.5 * x.square().sum(1) + (x @ MATRIX * x).sum(1)
+
+    few, small = start(20), start(2000, 50)
+    assert run(energy, LEAPFROG, few, num_steps=1, noise=0, engine="native").engine.startswith("native")
+    with pytest.raises(NotTraceableError, match="500 chains times matrices of 20000 numbers"):
+        run(energy, LEAPFROG, start(500), num_steps=1, noise=0, engine="native")
+    run(lambda x: (x @ MATRIX[:50, :50] * x).sum(1), LEAPFROG, small, num_steps=1, noise=0, engine="native")
+
+
 @pytest.mark.parametrize("is_per_chain", [False, True], ids=["shared", "per-chain"])
 def test_diagonal_mass_and_step_sizes(is_per_chain: bool, programs: list[str]) -> None:
     x = start(17)
@@ -338,6 +349,18 @@ LOOPED: dict[str, Function] = {
 }
 
 
+PRODUCTS: dict[str, Function] = {
+    "matrix": lambda x: (x @ MATRIX * x).sum(1),
+    "transposed_matrix": lambda x: (x @ MATRIX.T).tanh().sum(1),
+    "matrix_from_the_left": lambda x: (MATRIX @ x.T).T.sin().mul(VECTOR).sum(1),
+    "matrix_and_back": lambda x: (torch.tanh(x[:, :64] @ OTHER.T) @ OTHER).square().sum(1),
+    "matrix_times_vector": lambda x: torch.einsum("ci,ij,cj->c", x, MATRIX, x),
+    "linear": lambda x: functional.softplus(functional.linear(x[:, 36:], OTHER, OTHER[:, 0])).mean(1),
+    "matrix_of_neighbours": lambda x: ((x[:, 1:] @ MATRIX[1:]) * x.roll(1, 1)).sum(1),
+}
+"""By captured matrices of which both axes are long."""
+
+
 def _written(x: Tensor) -> Tensor:
     y = torch.zeros(3, dtype=x.dtype)
     y[1] = 5.0
@@ -396,8 +419,6 @@ TWO_AT_ONCE: dict[str, Function] = {
     "outer_by_product": lambda x: torch.bmm(x.unsqueeze(2), x.unsqueeze(1)).tanh().sum((1, 2)),
     "outer_of_a_capture": lambda x: (x[:, :, None] * VECTOR[: x.shape[1]]).tanh().mean((1, 2)),
     "pairs": lambda x: torch.cdist(x[:, :, None], x[:, :, None]).sum((1, 2)),
-    "matrix": lambda x: (x @ MATRIX[: x.shape[1], : x.shape[1]] * x).sum(1),
-    "transposed_matrix": lambda x: (x @ MATRIX[: x.shape[1], : x.shape[1]].T * x).sum(1),
     "rows_and_columns": lambda x: (x[:, None] * OTHER[:, : x.shape[1]]).sum(2).square().sum(1),
     "diag_embed": lambda x: torch.diag_embed(x).sum((1, 2)),
     "triangle": lambda x: torch.tril(x[:, None] * x[:, :, None]).sum((1, 2)),
@@ -458,14 +479,20 @@ def some(functions: Mapping[str, Function], part: int, num_parts: int) -> dict[s
     return {name: functions[name] for name in list(functions)[part::num_parts]}
 
 
-@pytest.mark.parametrize("name", LOOPED)
+@pytest.mark.parametrize("name", [*LOOPED, *PRODUCTS])
 def test_is_looped(name: str) -> None:
-    assert loops(LOOPED[name])
+    assert loops({**LOOPED, **PRODUCTS}[name])
 
 
-@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("part", range(5))
 def test_loops_agree(part: int, programs: list[str]) -> None:
-    assert_all_agree(some(LOOPED, part, 3), DIM)
+    assert_all_agree(some(LOOPED, part, 5), DIM)
+    assert all(map(is_looped, programs))
+
+
+def test_products_agree(programs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_MANY_PRODUCTS", 10**9)
+    assert_all_agree(PRODUCTS, DIM)
     assert all(map(is_looped, programs))
 
 

@@ -89,13 +89,18 @@ WEIGHTS = torch.linspace(-1, 1, 120, dtype=torch.float64).reshape(40, 3)
 
 
 def of_every_kind(x: Tensor) -> Tensor:
-    """Every function that programs call, and a loop over forty rows."""
+    """Every function that programs call, and loops over forty rows and over parts of them."""
     a, b, c = x.unbind(1)
     value = torch.log1p(a.square()) + torch.tanh(b) * torch.erf(c) + torch.sigmoid(a - b) + torch.expm1(0.1 * c)
     value = value + torch.sin(a) * torch.cos(b) + (1 + c.square()).pow(0.7) + torch.sqrt(1 + a.abs())
     value = value + torch.maximum(a, b) - torch.minimum(b, c) + 0.1 * (a.round() + b.floor() + c.ceil() + a.trunc())
     value = value + torch.where((a > 0) & ~(b > c), a, b * c) + torch.logsumexp(x, dim=1)
-    return value + torch.nn.functional.softplus(x @ WEIGHTS.to(x).T).sum(1) + x.square().sum(1)
+    rows = x @ WEIGHTS.to(x).T
+    value = (
+        value + (rows[:, 1:] - rows[:, :-1]).square().mean(1) + 0.1 * (rows.roll(3, 1) * rows.flip(1)).tanh().mean(1)
+    )
+    value = value + rows[:, 0] * 0.1 + 0.1 * torch.where(rows[:, ::2].abs().amax(1) > 1, a, b)
+    return value + torch.nn.functional.softplus(rows).sum(1) + x.square().sum(1)
 
 
 def results(energy: Any, kernel: Kernel[Any], x: Tensor, name: Any, **options: Any) -> dict[str, Any]:
