@@ -41,13 +41,11 @@ class Printed(NamedTuple):
         text: Its function `run`, in terms of what `runtime.hpp` and `scalar.hpp` define.
         lanes: Chains in a block on a processor, in C++; fewer where there are not that many, see `source`.
         tables: What it reads besides the chains.
-        matrices: Numbers of all long matrices that a step multiplies rows by.
     """
 
     text: str
     lanes: str
     tables: Tables
-    matrices: int
 
     def source(self, num_chains: int) -> str:
         """C++ for a processor with vectors, complete; for few chains in a block that is no longer than it must be."""
@@ -142,9 +140,7 @@ class _Printer:
             "",
         ]
         lanes = f"({self._vectors()} * WIDEST / {self.dtype.itemsize})"
-        in_steps = (value for value in self.live if value.op == "product" and value.block.depth)
-        matrices = sum(value.operands[0].axis * value.axis for value in in_steps)
-        return Printed("\n".join(lines), lanes, self.expressions.tables, matrices)
+        return Printed("\n".join(lines), lanes, self.expressions.tables)
 
     def _vectors(self) -> int:
         """Vectors of the machine in a block of chains: two hide each other's latency while they fit the registers."""

@@ -26,9 +26,6 @@ from .writing import write
 _DEVICES = ("cpu", "cuda")
 _MAX_COMPARED = 1000
 
-_SMALL_MATRICES, _MANY_PRODUCTS = 8_000, 4_000_000
-"""Numbers of matrices, and products with all chains, beyond both of which libraries for matrices are faster."""
-
 
 class Native:
     """Runs a kernel on all chains as one compiled program; made by `started`.
@@ -107,13 +104,7 @@ class Native:
         key = (repr(shapes), tuple(totals.sums), bool(totals.moves), keeps_draws)
         if key not in self._programs:
             subject = Subject.of(self.kernel, self._target, self.params, state, totals, keeps_draws=keeps_draws)
-            trace, printed = write(subject)
-            if printed.matrices > _SMALL_MATRICES and printed.matrices * self.num_chains > _MANY_PRODUCTS:
-                raise NotTraceableError(
-                    f"{self.num_chains} chains times matrices of {printed.matrices} numbers, which calls for whole "
-                    "tensors"
-                )
-            self._programs[key] = _Program(trace, printed, self._start.matrix.device, self.num_chains)
+            self._programs[key] = _Program(*write(subject), self._start.matrix.device, self.num_chains)
         return self._programs[key]
 
     def _run(

@@ -33,6 +33,9 @@ KINDS: Mapping[torch.dtype, Kind] = {
     torch.int64: "int",
     torch.int32: "int",
 }
+_SMALL_MATRICES, _MANY_PRODUCTS = 8_000, 4_000_000
+"""Numbers of matrices, and products with all chains, beyond both of which libraries for matrices are faster."""
+
 _NEED_VALUES = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "unique", "_unique2", "masked_select"}
 
 
@@ -82,15 +85,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Args:
         program: To be added to.
         long: Entries from which on an axis is long; None: none is.
+        num_chains: That the program is going to be run for.
 
     Attributes:
         captured: Tensors that the program reads, in the order of their numbers.
         demands: What has to be true of the numbers for the energy to be one; taken and cleared by its caller.
     """
 
-    def __init__(self, program: Program, long: int | None) -> None:
+    def __init__(self, program: Program, long: int | None, num_chains: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.program, self.long = program, long
+        self.program, self.long, self._num_chains = program, long, num_chains
         self.captured: list[Tensor] = []
         self.demands: list[Array] = []
         self._made: list[Tensor] = []
@@ -99,6 +103,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._floats: dict[object, tuple[Tensor, Tensor]] = {}
         self._rooms: dict[int, tuple[Array, Array]] = {}
         self._viewed: list[Array] = []
+        self._matrices: dict[int, int] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -261,13 +266,28 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if not any(map(is_long, tensor.shape)):
                 return object_array(tensor.detach().flatten().tolist(), tuple(tensor.shape))
             return self.cast(self._capture(self._as_floats(tensor)), "f64", self.kind(tensor.dtype))
-        number, kind = self.number(tensor), self.kind(tensor.dtype)
+        number, kind = self._number(tensor), self.kind(tensor.dtype)
         return entries(
             tuple(tensor.shape),
             lambda place, axis: self.program.leaf("captured", number, *place, kind=kind, is_uniform=True, axis=axis),
         )
 
-    def number(self, tensor: Tensor) -> int:
+    def long_matrix(self, matrix: Tensor) -> int:
+        """The number of a captured matrix of which both axes are long.
+
+        Raises:
+            NotTraceableError: If a program is not the way to multiply so many chains by it, and by those before it.
+        """
+        number = self._number(matrix)
+        self._matrices[number] = matrix.numel()
+        size = sum(self._matrices.values())
+        if size > max(_SMALL_MATRICES, _MANY_PRODUCTS // self._num_chains):
+            raise NotTraceableError(
+                f"{self._num_chains} chains times matrices of {size} numbers, which calls for whole tensors"
+            )
+        return number
+
+    def _number(self, tensor: Tensor) -> int:
         """Of a tensor among the captured ones."""
         number = self._numbers.setdefault(_view(tensor), len(self.captured))
         if number == len(self.captured):

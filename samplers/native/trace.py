@@ -148,7 +148,7 @@ class _Recording:
     def __init__(self, subject: Subject, num_chains: int, long: int | None) -> None:
         self.subject, self.num_chains = subject, num_chains
         self.program = Program(MAX_TRACED)
-        self.tracer = Tracer(self.program, long)
+        self.tracer = Tracer(self.program, long, len(subject.matrix))
         self.inputs: list[Column] = []
 
     def trace(self) -> Trace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 
 from ..errors import NotTraceableError
 from .cpp import MixedChainsError, Printed, print_cpp
@@ -26,14 +27,20 @@ def write(subject: Subject) -> tuple[Trace, Printed]:
     Raises:
         NotTraceableError: If that cannot be done, or one chain has a say in another.
     """
-    refusals: list[str] = []
-    for long in (_LONG, None, _LESS_LONG):  # an axis that is cut or mixed is named, if its entries are not too many
+    try:
+        return _write(subject, _LONG)
+    except NotTraceableError as error:
+        looped, named = error, error
+    if not isinstance(looped.__cause__, TooLargeError):
         try:
-            return _write(subject, long)
+            return _write(subject, None)  # an axis that is cut or mixed: name all its entries, if they are not too many
         except NotTraceableError as error:
-            refusals.append(str(error))
-    looped, named = refusals[:2]
-    raise NotTraceableError(looped if named == looped else f"{looped}; and with every entry named, {named}")
+            named = error
+    with suppress(NotTraceableError):
+        return _write(subject, _LESS_LONG)
+    raise NotTraceableError(
+        str(looped) if str(named) == str(looped) else f"{looped}; and with every entry named, {named}"
+    )
 
 
 def _write(subject: Subject, long: int | None) -> tuple[Trace, Printed]:
@@ -60,7 +67,7 @@ def _print(subject: Subject, num_chains: int, long: int | None) -> tuple[Trace, 
     except MixedChainsError:
         raise NotTraceableError("an energy in which one chain has a say in another's") from None
     except TooLargeError as error:
-        raise NotTraceableError(str(error)) from None
+        raise NotTraceableError(str(error)) from error
 
 
 def _traced(subject: Subject, num_chains: int, long: int | None) -> Trace:

@@ -107,14 +107,21 @@ def test_what_is_captured_counts_once(start: Tensor) -> None:
 
 
 def test_networks_are_eager_in_short_runs_and_compiled_in_long_ones(start: Tensor) -> None:
-    energy, kernel = Wide(), MALA(step_size=0.1)
+    energy, kernel, start = Wide(), MALA(step_size=0.1), start.repeat(40, 1)
     short, long = (explain(energy, kernel, start, num_steps=COMPILE_FROM["cpu"] + more) for more in (-1, 0))
     assert (short.engine, long.engine) == ("eager", "compile")
     for explanation in (short, long):
-        assert "native is not possible: a tensor with two long axes" in str(explanation)
+        assert "native is not possible: 200 chains times matrices of 32768 numbers" in str(explanation)
     result = sample(energy, kernel, start, num_samples=7, num_warmup=2, thinning=3, noise=0)
     assert result.engine == explain(energy, kernel, start, num_steps=23).reason
     assert result.engine.endswith("23 steps are too few for compile to pay, which it does from 20000 on")
+
+
+def test_small_networks_are_native_for_few_chains(start: Tensor) -> None:
+    explanation = explain(Wide(), MALA(step_size=0.1), start)
+    assert explanation.engine == "native"
+    found = [run(Wide(), MALA(step_size=0.1), start, num_steps=5, noise=0, engine=name) for name in ("native", "eager")]
+    torch.testing.assert_close(*(result.position for result in found), rtol=1e-4, atol=1e-4)
 
 
 def test_networks_are_refused_before_their_products_are_written_down(
@@ -129,7 +136,7 @@ def test_networks_are_refused_before_their_products_are_written_down(
         expect(program, num_values)
 
     monkeypatch.setattr(Program, "expect", noted)
-    assert "it takes more than 12000 operations" in str(explain(Wide(), MALA(step_size=0.1), start))
+    assert "it takes more than 12000 operations" in str(explain(Wide(), MALA(step_size=0.1), start.repeat(40, 1)))
     assert max(sizes.values()) < 5000
 
 
@@ -189,7 +196,7 @@ def test_a_mass_that_no_program_holds_lets_eager_take_over() -> None:
 
 def test_explain_raises_what_sample_raises(start: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(engines.DEFAULT_VARIABLE, "native")
-    energy, kernel = Wide(), MALA(step_size=0.1)
+    energy, kernel, start = Wide(), MALA(step_size=0.1), start.repeat(40, 1)
     with pytest.raises(NotTraceableError) as told:
         explain(energy, kernel, start)
     with pytest.raises(NotTraceableError) as raised:

@@ -27,7 +27,7 @@ def _by_long_matrix(tracer: Tracer, x: Tensor, y: Tensor) -> Symbolic:
     """Rows along a long axis, (1, C, K), times a captured matrix of which both axes are long, (1, K, N)."""
     if x.dtype != y.dtype or not y.is_floating_point():
         raise NotTraceableError(f"a product of {x.dtype} and {y.dtype} along long axes")
-    rows, number = collapsed(tracer.array(x, tracer.kind(x.dtype))), tracer.number(y)
+    rows, number = collapsed(tracer.array(x, tracer.kind(x.dtype))), tracer.long_matrix(y)
     if not all(isinstance(value, Value) and value.axis == x.shape[2] for value in rows.flat):
         raise NotTraceableError("a product of a long axis whose entries are the same")
     columns = y.shape[2]
