@@ -33,7 +33,7 @@ KINDS: Mapping[torch.dtype, Kind] = {
     torch.int64: "int",
     torch.int32: "int",
 }
-_SMALL_MATRICES, _MANY_PRODUCTS = 8_000, 4_000_000
+_SMALL_MATRICES, _MANY_PRODUCTS = 8_000, 2_000_000
 """Numbers of matrices, and products with all chains, beyond both of which libraries for matrices are faster."""
 
 _NEED_VALUES = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "unique", "_unique2", "masked_select"}

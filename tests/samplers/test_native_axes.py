@@ -330,6 +330,7 @@ LOOPED: dict[str, Function] = {
     "cat_of_parts": lambda x: (torch.cat([x[:, 5:], x[:, :5]], 1) * x).sum(1),
     "cat_of_one": lambda x: (torch.cat([x[:, 1:], x[:, :1]], 1).sin() * x).sum(1),
     "cat_of_truths": lambda x: torch.where(torch.cat([x[:, 3:] > 0, x[:, :3] > 0.5], 1), x, x.square()).sum(1),
+    "cat_of_nothing_more": lambda x: torch.cat([x[:, :0], x * VECTOR], 1).add_(functional.pad(x, (0, 0))).pow(2).sum(1),
     "cat_with_constants": lambda x: (torch.cat([torch.ones_like(x[:, :2]), x[:, 1:-1]], 1) * x).sum(1),
     "largest_of_neighbours": lambda x: torch.maximum(x[:, 1:], x[:, :-1]).sum(1),
     "sum_of_a_part": lambda x: (x * x[:, 40:80].mean(1, keepdim=True)).sum(1),

@@ -89,7 +89,7 @@ WEIGHTS = torch.linspace(-1, 1, 120, dtype=torch.float64).reshape(40, 3)
 
 
 def of_every_kind(x: Tensor) -> Tensor:
-    """Every function that programs call, and loops over forty rows and over parts of them."""
+    """Every function that programs call, loops over forty rows and parts of them, and a product with forty columns."""
     a, b, c = x.unbind(1)
     value = torch.log1p(a.square()) + torch.tanh(b) * torch.erf(c) + torch.sigmoid(a - b) + torch.expm1(0.1 * c)
     value = value + torch.sin(a) * torch.cos(b) + (1 + c.square()).pow(0.7) + torch.sqrt(1 + a.abs())
@@ -99,6 +99,7 @@ def of_every_kind(x: Tensor) -> Tensor:
     value = (
         value + (rows[:, 1:] - rows[:, :-1]).square().mean(1) + 0.1 * (rows.roll(3, 1) * rows.flip(1)).tanh().mean(1)
     )
+    value = value + 0.1 * (rows @ (WEIGHTS.to(x) @ WEIGHTS.to(x).T)).tanh().mean(1)
     value = value + rows[:, 0] * 0.1 + 0.1 * torch.where(rows[:, ::2].abs().amax(1) > 1, a, b)
     return value + torch.nn.functional.softplus(rows).sum(1) + x.square().sum(1)
 

@@ -52,11 +52,13 @@ def among_zeros(tracer: Tracer, values: Array, kind: Kind, dim: int, part: range
 
 def concatenated(tracer: Tracer, arrays: Sequence[Array], kind: Kind, dim: int) -> Array:
     """Arrays one after the other along what becomes a long axis."""
+    arrays = [array for array in arrays if array.shape[dim]]
+    if len(arrays) == 1:
+        return tracer.copied(arrays[0])
     ends = np.cumsum([array.shape[dim] for array in arrays]).tolist()
     parts = [
         among_zeros(tracer, array, kind, dim, range(end - array.shape[dim], end), ends[-1])
         for array, end in zip(arrays, ends, strict=True)
-        if array.shape[dim]
     ]
     return _joined(tracer, kind, parts)
 
