@@ -111,7 +111,7 @@ def test_networks_are_eager_in_short_runs_and_compiled_in_long_ones(start: Tenso
     short, long = (explain(energy, kernel, start, num_steps=COMPILE_FROM["cpu"] + more) for more in (-1, 0))
     assert (short.engine, long.engine) == ("eager", "compile")
     for explanation in (short, long):
-        assert "native is not possible: 200 chains times matrices of 32768 numbers" in str(explanation)
+        assert "native is not possible: 200 chains times matrices of 16384 numbers" in str(explanation)
     result = sample(energy, kernel, start, num_samples=7, num_warmup=2, thinning=3, noise=0)
     assert result.engine == explain(energy, kernel, start, num_steps=23).reason
     assert result.engine.endswith("23 steps are too few for compile to pay, which it does from 20000 on")

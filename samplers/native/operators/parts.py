@@ -41,6 +41,9 @@ def among_zeros(tracer: Tracer, values: Array, kind: Kind, dim: int, part: range
             raise NotTraceableError("entries of one long axis along another")
         return program.placed(kind, value, where, length)
 
+    if not size:
+        nothing: Operand = {"bool": False, "int": 0}.get(kind, 0.0)
+        return np.broadcast_to(as_array(nothing), shape)
     if is_long(size):
         elsewhere = functools.partial(program.elsewhere, first=-part.start, every=part.step, axis=length)
         return tracer.spread(_each(values, size, elsewhere, functools.partial(placed, where=part)), shape)
