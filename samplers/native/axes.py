@@ -62,6 +62,12 @@ def stretches(block: Block, live: set[Value]) -> Iterator[Value | Loop | Stretch
         yield stretch
 
 
+def read_by(value: Value) -> list[Value]:
+    """What a statement reads: operands, and the factors themselves of products that are summed up along a long axis."""
+    factors = [factor for operand in value.operands for factor in operand.operands] if value.op in REDUCTIONS else []
+    return [*value.operands, *factors]
+
+
 def axis_of(value: Value) -> int:
     """The long axis along which a value is computed, if any."""
     return value.operands[0].axis if value.op in REDUCTIONS else value.axis
@@ -90,7 +96,7 @@ class Storage:
         needed = [*outputs, *(operand for loop in loops for operand in (*loop.before, *loop.after))]
         for value in live:
             home = storage.stretches.get(value)
-            needed += [operand for operand in value.operands if storage.stretches.get(operand) is not home]
+            needed += [read for read in read_by(value) if storage.stretches.get(read) is not home]
         storage.stored = {
             value for value in needed if isinstance(value, Value) and value.axis and value in storage.stretches
         }

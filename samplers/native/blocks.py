@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from .axes import Stretch
+from .axes import Stretch, read_by
 from .expressions import CALLS, INFIX, Expressions
 from .program import FLOATS, OTHER_PLACES, REDUCTIONS, Block, Loop, Operand, Value, within
 from .tables import TYPES
@@ -130,7 +130,7 @@ class Blocks:
         if any(reader and reader.op in OTHER_PLACES and home(reader) is home(after) for reader in readers):
             return False
         later = {user for reader in readers if reader for user in users.get(reader, set()) if user}
-        sums = {user for user in later if value in _read_by(user)}
+        sums = {user for user in later if value in read_by(user)}
         return readers | sums <= before
 
     def assign(self, loop: Loop, carried: Iterable[int]) -> Iterator[str]:
@@ -224,7 +224,7 @@ class Blocks:
     ) -> Collection[Operand]:
         """What a round stores for nobody but those after the loop, such as the gradient on a trajectory."""
         home = self._storage.stretches.get
-        read = {operand for value in needed for operand in _read_by(value) if home(operand) is not home(value)}
+        read = {operand for value in needed for operand in read_by(value) if home(operand) is not home(value)}
         return {loop.after[i] for i in carried if i not in each} - {loop.after[i] for i in each} - read
 
     # --- Long axes ---------------------------------------------------------------------------------------------------
@@ -306,12 +306,6 @@ class Blocks:
             return f"{name} = fma({factors}, {name});"
         term = self._name(entry, entry.kind)
         return f"{name} = {name} {INFIX[op]} {term};" if op in INFIX else f"{name} = {CALLS[op]}({name}, {term});"
-
-
-def _read_by(value: Value) -> list[Value]:
-    """What a statement reads: operands, and the factors themselves of products that are summed, see `_reduction`."""
-    factors = [factor for operand in value.operands for factor in operand.operands] if value.op in REDUCTIONS else []
-    return [*value.operands, *factors]
 
 
 def indented(lines: Iterable[str], depth: int = 1) -> Iterator[str]:

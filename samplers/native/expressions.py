@@ -134,6 +134,8 @@ class Expressions:
             if operand.axis:
                 return self.tables.element(operand.kind, (operand.op, what), f"{offset} + {self._entry} * {stride}")
             return self.tables.number(operand.kind, (operand.op, what, offset))
+        if operand.op == "matrix":
+            raise NotTraceableError("a matrix of two long axes that does more than multiply rows")
         is_stored = operand.axis and (self._stretch is None or self.storage.stretches.get(operand) is not self._stretch)
         return f"{self.arrays[operand]}[{self._entry}]" if is_stored else self._own_name(operand)
 
@@ -196,9 +198,10 @@ class Expressions:
 
     def factors(self, value: Value) -> tuple[str, str, str]:
         """The name of an entry of a product with a matrix, and what entry b of the row and of the matrix add to it."""
-        row, matrix = value.args
-        element = self.tables.element(value.kind, ("captured", matrix), f"b * {value.axis} + {self._entry}")
-        return self._own_name(value), self._stored(row, "b"), element  # type: ignore[arg-type]
+        row: Any = value.args[0]
+        what, where, is_transposed = value.args[1:]
+        place = f"({self._entry}) * {row.axis} + b" if is_transposed else f"b * {value.axis} + {self._entry}"
+        return self._own_name(value), self._stored(row, "b"), self.tables.element(value.kind, (what, where), place)
 
     def _stored(self, operand: Value, place: str) -> str:
         """Some entry of a value along a long axis."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -34,6 +34,20 @@ OTHER_PLACES = frozenset(("elsewhere", "entry", "product"))
 _IDEMPOTENT = frozenset(("max", "min", "and", "or"))
 COMPARISONS = frozenset(("lt", "le", "gt", "ge", "eq", "ne", "is_finite"))
 _ROUNDED = {"f32": np.float32, "f64": np.float64}
+
+
+class Table(NamedTuple):
+    """A matrix in memory, row by row.
+
+    Attributes:
+        what: "captured" or "param".
+        where: Its number, or name.
+        is_transposed: Whether it stands for its transpose.
+    """
+
+    what: str
+    where: object
+    is_transposed: bool
 
 
 class Value:
@@ -180,9 +194,9 @@ class Program:
         """One of the entries along a long axis, by itself."""
         return self.value("entry", value.kind, self._kept(value), index, axis=0)
 
-    def product(self, value: Value, matrix: int, columns: int) -> Value:
-        """A row, along a long axis, times a captured matrix of so many columns, which are as many."""
-        return self.value("product", value.kind, self._kept(value), matrix, axis=columns)
+    def product(self, value: Value, matrix: Table, columns: int) -> Value:
+        """A row, along a long axis, times a matrix of so many columns, which are as many."""
+        return self.value("product", value.kind, self._kept(value), *matrix, axis=columns)
 
     def _kept(self, value: Value) -> Value:
         """A value whose entries lie where the program keeps its own, not in a table."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import NotTraceableError
-from .program import FLOATS, Kind, Operand, Program, Value, identity
+from .program import FLOATS, Kind, Operand, Program, Table, Value, identity
 
 Array: TypeAlias = np.ndarray[Any, Any]
 """An object array of `Value`s and plain numbers."""
@@ -103,7 +103,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._floats: dict[object, tuple[Tensor, Tensor]] = {}
         self._rooms: dict[int, tuple[Array, Array]] = {}
         self._viewed: list[Array] = []
-        self._matrices: dict[int, int] = {}
+        self._matrices: dict[Table, int] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -272,20 +272,27 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             lambda place, axis: self.program.leaf("captured", number, *place, kind=kind, is_uniform=True, axis=axis),
         )
 
-    def long_matrix(self, matrix: Tensor) -> int:
-        """The number of a captured matrix of which both axes are long.
+    def long_matrix(self, matrix: Tensor) -> Table:
+        """Where a matrix lies of which both axes are long: a captured one, or a parameter.
 
         Raises:
-            NotTraceableError: If a program is not the way to multiply so many chains by it, and by those before it.
+            NotTraceableError: If it is none of these, or a program is not the way to multiply so many chains by it and
+                by those before it.
         """
-        number = self._number(matrix)
-        self._matrices[number] = matrix.numel()
+        if isinstance(matrix, Symbolic):
+            leaf = matrix_leaf(matrix.numbers)
+            if leaf is None or leaf.args[2:] != matrix.shape[-2:]:
+                raise NotTraceableError(f"a tensor with two long axes, {tuple(matrix.shape)}")
+            table = Table("param", *leaf.args[:2])  # type: ignore[arg-type]
+        else:
+            table = Table("captured", self._number(matrix), is_transposed=False)
+        self._matrices[table] = matrix.numel()
         size = sum(self._matrices.values())
         if size > max(_SMALL_MATRICES, _MANY_PRODUCTS // self._num_chains):
             raise NotTraceableError(
                 f"{self._num_chains} chains times matrices of {size} numbers, which calls for whole tensors"
             )
-        return number
+        return table
 
     def _number(self, tensor: Tensor) -> int:
         """Of a tensor among the captured ones."""
@@ -342,6 +349,16 @@ def collapsed(array: Any) -> Array:
     array = as_array(array)
     one_each: Array = array[(..., *(slice(0, 1) if is_long(size) else slice(None) for size in array.shape))]
     return one_each
+
+
+def matrix_leaf(array: Array) -> Value | None:
+    """The leaf that stands for all of a parameter of which both axes are long, where an array is that parameter.
+
+    Its arguments are its name, whether it is transposed, and its shape: the numbers themselves do not say where they
+    stand, so that all one can do with it is to transpose it and to multiply rows by it.
+    """
+    value = collapsed(array).flat[0] if array.size else None
+    return value if isinstance(value, Value) and value.op == "matrix" else None
 
 
 Place: TypeAlias = tuple[int, int]

@@ -252,6 +252,9 @@ class _Recording:
         if drops_out(name, value):
             return self.tracer.tensor(float(value), value.dtype)
         kind = self.tracer.kind(value.dtype)
+        if value.ndim == 2 and all(map(is_long, value.shape)):
+            matrix = self.program.leaf("matrix", name, False, *value.shape, kind=kind, is_uniform=True)
+            return Symbolic(np.broadcast_to(as_array(matrix), tuple(value.shape)), value.dtype)
         leaves = entries(
             tuple(value.shape),
             lambda place, axis: self.program.leaf("param", name, *place, kind=kind, is_uniform=True, axis=axis),

@@ -62,18 +62,13 @@ def _digest(printed: Printed) -> bytes:
 
 def _print(subject: Subject, num_chains: int, long: int | None) -> tuple[Trace, Printed]:
     try:
-        traced = _traced(subject, num_chains, long)
+        traced = trace(subject, num_chains, long)
         return traced, print_cpp(traced, subject.matrix.dtype, subject.matrix.shape[1])
     except MixedChainsError:
         raise NotTraceableError("an energy in which one chain has a say in another's") from None
     except TooLargeError as error:
         raise NotTraceableError(str(error)) from error
-
-
-def _traced(subject: Subject, num_chains: int, long: int | None) -> Trace:
-    try:
-        return trace(subject, num_chains, long)
-    except (NotTraceableError, TooLargeError, MixedChainsError):
+    except NotTraceableError:
         raise
     except Exception as error:
         # Whatever goes wrong on tensors without values, it says no more than that: the energy runs on ordinary ones.

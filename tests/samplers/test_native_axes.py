@@ -215,6 +215,48 @@ def test_large_matrices_are_left_to_their_libraries_where_many_chains_meet_them(
     run(lambda x: (x @ MATRIX[:50, :50] * x).sum(1), LEAPFROG, small, num_steps=1, noise=0, engine="native")
 
 
+@pytest.mark.parametrize("name", [*USUAL, *NAMED])
+def test_dense_mass(name: str, programs: list[str]) -> None:
+    """A factor and its transpose, which is not the same."""
+    kernel, x = {**USUAL, "malt": KERNELS["malt"](step_size=0.05)}[name], start(17)
+    precision = torch.diag(SCALES) + 0.1 * SCALES.min() * (MATRIX + MATRIX.T)
+    params = kernel.init_params(x, inverse_mass=torch.linalg.inv(precision + DIM * torch.eye(DIM, dtype=x.dtype)))
+    assert_agree(lambda x: 0.5 * DIM * x.square().sum(1), kernel, 0.1 * x, params=params)
+    assert all(map(is_looped, programs))
+
+
+@dataclass(frozen=True)
+class Odd(ULA):
+    """Not a sampler: one that does something with the factor of the mass."""
+
+    change: Callable[[Tensor], Tensor] = torch.t
+
+    def step(self, target: Target, state: State, noise: Noise, params: LangevinParams) -> tuple[State, Info]:
+        return super().step(target, state, noise, params._replace(factor=self.change(params.factor)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.flip(0),
+        lambda m: m.roll(1, 1),
+        lambda m: torch.cat([m[1:], m[:1]]),
+        lambda m: m.tril(-1),
+        lambda m: 2 * m,
+        lambda m: m.diagonal(),
+    ],
+    ids=["flip", "roll", "cut", "triangle", "multiple", "diagonal"],
+)
+def test_a_dense_mass_is_transposed_and_multiplied_by_and_else_refused(change: Callable[[Tensor], Tensor]) -> None:
+    params = ULA(step_size=0.01).init_params(start(5), inverse_mass=torch.eye(DIM) + 0.001)
+    for kernel in (Odd(step_size=0.01), Odd(step_size=0.01, change=lambda m: m.T.mT.transpose(0, -1).permute(-1, 0))):
+        assert_agree(gaussian, kernel, start(5), params=params)
+    with pytest.raises(NotTraceableError, match=r"two long axes|both axes are long"):
+        run(
+            gaussian, Odd(step_size=0.01, change=change), start(5), num_steps=1, noise=0, params=params, engine="native"
+        )
+
+
 @pytest.mark.parametrize("is_per_chain", [False, True], ids=["shared", "per-chain"])
 def test_diagonal_mass_and_step_sizes(is_per_chain: bool, programs: list[str]) -> None:
     x = start(17)
@@ -352,6 +394,7 @@ LOOPED: dict[str, Function] = {
 
 PRODUCTS: dict[str, Function] = {
     "matrix": lambda x: (x @ MATRIX * x).sum(1),
+    "matrix_of_ones": lambda x: (x @ torch.ones(DIM, DIM, dtype=x.dtype)).tanh().sum(1),
     "transposed_matrix": lambda x: (x @ MATRIX.T).tanh().sum(1),
     "matrix_from_the_left": lambda x: (MATRIX @ x.T).T.sin().mul(VECTOR).sum(1),
     "matrix_and_back": lambda x: (torch.tanh(x[:, :64] @ OTHER.T) @ OTHER).square().sum(1),

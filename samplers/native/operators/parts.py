@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import NotTraceableError
 from ..program import Kind, Operand, Value
-from ..symbolic import Array, Tracer, as_array, collapsed, is_long
+from ..symbolic import Array, Tracer, as_array, collapsed, is_long, matrix_leaf
 
 _FEW = 12
 """Entries of a long axis that get names of their own."""
@@ -123,6 +123,8 @@ def _each(
     values: Array, size: int, along: Callable[[Value], Operand], constant: Callable[[Operand], Operand] = _same
 ) -> Array:
     """A function of every value along an axis of this size, and another of those that are the same for all of it."""
+    if matrix_leaf(values):
+        raise NotTraceableError("parts of a parameter of which both axes are long")
 
     def of(value: Operand) -> Operand:
         return along(value) if size and isinstance(value, Value) and value.axis == size else constant(value)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import NotTraceableError
 from ..program import Kind, Operand, Value
-from ..symbolic import Array, Symbolic, Tracer, collapsed, is_long, object_array
+from ..symbolic import Array, Symbolic, Tracer, collapsed, is_long, matrix_leaf, object_array
 from .rules import result_type, rule
 
 
@@ -24,19 +24,20 @@ def _dot(tracer: Tracer, kind: Kind, x: Array, y: Array, axis: int) -> Operand:
 
 
 def _by_long_matrix(tracer: Tracer, x: Tensor, y: Tensor) -> Symbolic:
-    """Rows along a long axis, (1, C, K), times a captured matrix of which both axes are long, (1, K, N)."""
+    """Rows along a long axis, (1, C, K), times a matrix of which both axes are long, (1, K, N)."""
     if x.dtype != y.dtype or not y.is_floating_point():
         raise NotTraceableError(f"a product of {x.dtype} and {y.dtype} along long axes")
-    rows, number = collapsed(tracer.array(x, tracer.kind(x.dtype))), tracer.long_matrix(y)
+    rows, matrix = collapsed(tracer.array(x, tracer.kind(x.dtype))), tracer.long_matrix(y)
     if not all(isinstance(value, Value) and value.axis == x.shape[2] for value in rows.flat):
         raise NotTraceableError("a product of a long axis whose entries are the same")
     columns = y.shape[2]
-    made = np.frompyfunc(lambda value: tracer.program.product(value, number, columns), 1, 1)(rows)
+    made = np.frompyfunc(lambda value: tracer.program.product(value, matrix, columns), 1, 1)(rows)
     return tracer.tensor(tracer.spread(made, (1, x.shape[1], columns)), x.dtype)
 
 
 def _is_long_matrix(y: Tensor) -> bool:
-    return not isinstance(y, Symbolic) and len(y) == 1 and all(map(is_long, y.shape[1:]))
+    is_there = not isinstance(y, Symbolic) or matrix_leaf(y.numbers) is not None
+    return is_there and len(y) == 1 and all(map(is_long, y.shape[1:]))
 
 
 @rule("bmm")

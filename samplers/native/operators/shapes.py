@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...errors import NotTraceableError
 from ..program import FLOATS, Value
-from ..symbolic import Array, Symbolic, Tracer, as_array, collapsed, is_long
+from ..symbolic import Array, Symbolic, Tracer, as_array, collapsed, is_long, matrix_leaf
 from .parts import among_zeros, concatenated, cut, reshaped, turned
 from .rules import dims_of, moved, rule
 
@@ -74,19 +74,33 @@ def _expand(tracer: Tracer, x: Tensor, shape: Sequence[int], **_: Any) -> Symbol
     return moved(tracer, x, lambda values: np.broadcast_to(values, full))
 
 
+def _matrix_turned(tracer: Tracer, values: Array, dims: Sequence[int]) -> Array:
+    """A parameter of which both axes are long, transposed if these have changed places."""
+    leaf = matrix_leaf(values)
+    if leaf is None:
+        return values
+    one, other = (dim % len(dims) for dim, size in zip(dims, values.shape, strict=True) if is_long(size))
+    name, is_transposed, *shape = leaf.args
+    if one > other:
+        leaf = tracer.program.leaf("matrix", name, not is_transposed, *shape[::-1], kind=leaf.kind, is_uniform=True)
+    return np.broadcast_to(as_array(leaf), values.shape)
+
+
 @rule("permute")
 def _permute(tracer: Tracer, x: Tensor, dims: Sequence[int]) -> Symbolic:
-    return moved(tracer, x, lambda values: values.transpose(dims))
+    return moved(tracer, x, lambda values: _matrix_turned(tracer, values.transpose(dims), dims))
 
 
 @rule("t")
 def _t(tracer: Tracer, x: Tensor) -> Symbolic:
-    return moved(tracer, x, lambda values: values.T)
+    return _permute(tracer, x, range(x.ndim)[::-1])
 
 
 @rule("transpose")
 def _transpose(tracer: Tracer, x: Tensor, one: int, other: int) -> Symbolic:
-    return moved(tracer, x, lambda values: values.swapaxes(one, other))
+    dims = list(range(x.ndim))
+    dims[one], dims[other] = dims[other], dims[one]
+    return _permute(tracer, x, dims)
 
 
 def _check_short(x: Tensor, dims: Iterable[int]) -> None:
