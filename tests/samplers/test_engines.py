@@ -174,24 +174,25 @@ def test_explaining_takes_chains_of_a_run_and_moves_nothing(start: Tensor) -> No
 
 
 def test_a_mass_that_no_program_holds_lets_eager_take_over() -> None:
-    scales = torch.linspace(0.5, 2, 70, dtype=torch.float64)
+    scales = torch.linspace(0.5, 2, 100, dtype=torch.float64)
 
     def energy(x: Tensor) -> Tensor:
         return 0.5 * (x / scales).square().sum(-1)
 
-    start = torch.randn(40, 70, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    start = torch.randn(300, 100, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     kernel, windows = HMC(step_size=0.2, num_leapfrog_steps=3), Windows(mass="dense", pooled=True)
 
-    def draw(engine: Any) -> Samples:
+    def draw(engine: Any, start: Tensor = start) -> Samples:
         return sample(energy, kernel, start, num_samples=4, num_warmup=40, adaptation=windows, noise=3, engine=engine)
 
     switched, eager = draw("auto"), draw("eager")
     assert switched.engine.startswith("eager after a native start, since native is not possible")
-    assert switched.chains.params.factor.shape == (70, 70)
+    assert switched.chains.params.factor.shape == (100, 100)
     torch.testing.assert_close(switched.draws, eager.draws, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(switched.accept_prob, eager.accept_prob)
     with pytest.raises(NotTraceableError, match=r"long axes|whole tensors"):
         draw("native")
+    assert draw("auto", start[:20]).engine.startswith("native")  # whose chains are few
 
 
 def test_explain_raises_what_sample_raises(start: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
