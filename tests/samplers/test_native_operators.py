@@ -266,6 +266,7 @@ INDICES: dict[str, Function] = {
     "write_to_a_column": lambda x: _write(torch.zeros_like(x), lambda y: y[:, 1].copy_(x[:, 0] * 2)),
     "write_a_number": lambda x: _write(x.clone(), lambda y: y[:, :2].fill_(5.0)),
     "add_in_place": lambda x: torch.zeros_like(x).add_(x).mul_(2),
+    "add_to_what_is_flipped": lambda x: _write(x * 1, lambda y: y.flip(1).add_(1)) * x,
     "add_to_a_view": lambda x: _write(x * 1, lambda y: y[:, 0].add_(x[:, 1])),
 }
 

@@ -114,7 +114,8 @@ def _flip(tracer: Tracer, x: Tensor, dims: Sequence[int]) -> Symbolic:
     def flipped(values: Array) -> Array:
         for dim in dims_of(x, list(dims)):
             size = values.shape[dim]
-            values = cut(tracer, values, dim, range(size)[::-1]) if is_long(size) else np.flip(values, dim)
+            is_looped = is_long(size)
+            values = cut(tracer, values, dim, range(size)[::-1]) if is_looped else tracer.copied(np.flip(values, dim))
         return values
 
     return moved(tracer, x, flipped)
