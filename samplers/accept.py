@@ -79,7 +79,7 @@ def _flagged(log_ratio: Tensor, proposed: Tensor) -> tuple[Tensor, Tensor]:
 
 def can_stand(state: StateLike) -> Tensor:
     """Whether position, energy, gradient and what else a state holds are finite, and their sum is, (C, 1)."""
-    if values_are_at_hand(state.energy) and _is_moderate(state):
+    if _all_stand(state):
         return torch.ones_like(state.energy, dtype=torch.bool)
     total = functools.reduce(torch.add, map(row_sum, _numbers(state)))
     return total.abs() < torch.inf  # false of NaN
@@ -87,13 +87,18 @@ def can_stand(state: StateLike) -> Tensor:
 
 def where_chains_can_stand(proposed: StateT, current: StateT) -> StateT:
     """The proposed state, save for chains that cannot stand there: they stay."""
-    if values_are_at_hand(proposed.energy) and _is_moderate(proposed):
+    if _all_stand(proposed):
         return proposed  # torch.where would take as long as a cheap energy
     return select(can_stand(proposed), proposed, current)
 
 
-def _is_moderate(state: StateLike) -> bool:
-    """Whether the sum of the squares of every field is finite, and so every number and every sum of some of them."""
+def _all_stand(state: StateLike) -> bool:
+    """Whether a look tells that all chains can stand: where the sum of the squares of every field is finite.
+
+    Then every number is, and every sum of some of them.
+    """
+    if not values_are_at_hand(state.energy):
+        return False
     for values in cast(tuple[Tensor, ...], state):
         if values.is_floating_point() and not float(torch.linalg.vector_norm(values)) < math.inf:
             return False
@@ -111,7 +116,12 @@ def log_ratio(current: Tensor, proposed: Tensor, kinetic_change: Tensor) -> Tens
 
     For proposals without a momentum, `kinetic_change` is log q(x'|x) - log q(x|x').
     """
-    return (current.double() - proposed.double()) - kinetic_change
+    return energy_drop(current, proposed) - kinetic_change
+
+
+def energy_drop(current: Tensor, proposed: Tensor) -> Tensor:
+    """By how much energies are lower where a chain might go, columns (C, 1), in float64."""
+    return current.double() - proposed.double()
 
 
 def half_square(r: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..accept import row_sum
+from ..accept import energy_drop, row_sum
 from ..energy import Target
 from ..kernel import PlainKernel, State
 from ..metric import from_white, to_white
@@ -60,5 +60,5 @@ def log_hastings(state: State, proposed: State, xi: Tensor, params: LangevinPara
     """
     root, pull = torch.sqrt(params.step_size), to_white(params.factor, state.grad + proposed.grad)
     middle = torch.addcmul(xi, root, pull, value=-0.5 * _HALF_LENGTH)
-    drop = state.energy.double() - proposed.energy.double()
+    drop = energy_drop(state.energy, proposed.energy)
     return torch.addcmul(drop, root, row_sum(pull.double() * middle), value=_HALF_LENGTH)

@@ -121,11 +121,7 @@ class Expressions:
         """What an operand is called: a value; a literal of some kind."""
         if not isinstance(operand, Value):
             return self.tables.literal(operand, kind)
-        if operand.op == "result":
-            loop, i = operand.args
-            assert isinstance(loop, Loop)
-            assert isinstance(i, int)
-            operand = loop.carried[i]
+        operand = _as_carried(operand)
         operand = self.places.get(operand, operand)
         if operand in self.shared.values:
             return f"full<{TYPES[operand.kind]}>({self._own_name(operand)})"
@@ -205,10 +201,7 @@ class Expressions:
 
     def _stored(self, operand: Value, place: str) -> str:
         """Some entry of a value along a long axis."""
-        if operand.op == "result":
-            loop, i = operand.args
-            operand = loop.carried[i]  # type: ignore[attr-defined]
-        return f"{self.arrays[operand]}[{place}]"
+        return f"{self.arrays[_as_carried(operand)]}[{place}]"
 
     def _names_of(self, value: Value, args: Sequence[Operand]) -> list[str]:
         """Arguments; literals take after the last operand."""
@@ -216,3 +209,13 @@ class Expressions:
             return [self.name(args[0], "bool"), *(self.name(arg, value.kind) for arg in args[1:])]
         kind = value.operands[-1].kind if value.operands else value.kind
         return [self.name(arg, kind) for arg in args]
+
+
+def _as_carried(operand: Value) -> Value:
+    """What a loop leaves goes by the name of what it carried."""
+    if operand.op != "result":
+        return operand
+    loop, i = operand.args
+    assert isinstance(loop, Loop)
+    assert isinstance(i, int)
+    return loop.carried[i]

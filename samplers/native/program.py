@@ -222,7 +222,7 @@ class Program:
                 block,
                 is_uniform=all(value.is_uniform for value in values),
                 is_finite=op in _KEEP_FINITE and all(_is_small(arg) for arg in args),
-                axis=0 if op in REDUCTIONS else self._shared_axis(values) if axis is None else axis,
+                axis=self._shared_axis(values) if axis is None else axis,
             )
             self._known[key] = made
             block.items.append(made)
@@ -299,7 +299,7 @@ class Program:
         if not axis:
             return value
         if isinstance(value, Value) and value.axis == axis:
-            return self.value(f"over_{op}", kind, value)
+            return self.value(f"over_{op}", kind, value, axis=0)
         if op == "add":
             return self.op("mul", kind, value, float(axis) if kind in FLOATS else axis)
         if op in _IDEMPOTENT:

@@ -30,17 +30,23 @@ def write(subject: Subject) -> tuple[Trace, Printed]:
     try:
         return _write(subject, _LONG)
     except NotTraceableError as error:
-        looped, named = error, error
-    if not isinstance(looped.__cause__, TooLargeError):
+        refusal = error
+    if not _has_too_many_names(refusal):
         try:
             return _write(subject, None)  # an axis that is cut or mixed: name all its entries, if they are not too many
-        except NotTraceableError as error:
-            named = error
+        except NotTraceableError as named:
+            if str(named) == str(refusal):
+                raise
+            refusal = NotTraceableError(f"{refusal}; and with every entry named, {named}")
+            if not _has_too_many_names(named):
+                raise refusal from None
     with suppress(NotTraceableError):
         return _write(subject, _LESS_LONG)
-    raise NotTraceableError(
-        str(looped) if str(named) == str(looped) else f"{looped}; and with every entry named, {named}"
-    )
+    raise refusal
+
+
+def _has_too_many_names(refusal: NotTraceableError) -> bool:
+    return isinstance(refusal.__cause__, TooLargeError)
 
 
 def _write(subject: Subject, long: int | None) -> tuple[Trace, Printed]:

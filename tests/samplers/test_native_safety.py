@@ -18,7 +18,7 @@ from torch.nn import functional
 from lamina.samplers import HMC, MALA, CounterNoise, GeneratorNoise, ReplayNoise, run, sample
 from lamina.samplers.engines import DEFAULT_VARIABLE
 from lamina.samplers.errors import BuildError, NotTraceableError
-from lamina.samplers.native import build
+from lamina.samplers.native import build, writing
 from lamina.samplers.native.engine import _beside
 from lamina.samplers.native.operators import RULES
 
@@ -138,6 +138,22 @@ def test_layers_that_are_being_trained(layer: nn.Module) -> None:
         native(lambda x: gaussian(layer(x)))
     layer.eval()
     torch.testing.assert_close(native(lambda x: gaussian(layer(x))), eager(lambda x: gaussian(layer(x))))
+
+
+@needs_compiler
+def test_what_names_do_not_help_is_not_traced_for_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every run begins with a look at its energy."""
+    lengths: list[int | None] = []
+    once = writing._write
+
+    def noted(subject: Any, long: int | None) -> Any:
+        lengths.append(long)
+        return once(subject, long)
+
+    monkeypatch.setattr(writing, "_write", noted)
+    with pytest.raises(NotTraceableError, match="asks for the value"):
+        native(lambda x: gaussian(x) * (2 if float(x.sum()) > 0 else 1))
+    assert lengths == [32, None]
 
 
 @needs_compiler

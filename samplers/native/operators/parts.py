@@ -42,8 +42,7 @@ def among_zeros(tracer: Tracer, values: Array, kind: Kind, dim: int, part: range
         return program.placed(kind, value, where, length)
 
     if not size:
-        nothing: Operand = {"bool": False, "int": 0}.get(kind, 0.0)
-        return np.broadcast_to(as_array(nothing), shape)
+        return np.broadcast_to(tracer.array(0, kind), shape)
     if is_long(size):
         elsewhere = functools.partial(program.elsewhere, first=-part.start, every=part.step, axis=length)
         return tracer.spread(_each(values, size, elsewhere, functools.partial(placed, where=part)), shape)
@@ -68,8 +67,7 @@ def concatenated(tracer: Tracer, arrays: Sequence[Array], kind: Kind, dim: int) 
 
 def turned(tracer: Tracer, values: Array, kind: Kind, dim: int, shift: int) -> Array:
     """Rolled along a long axis."""
-    size, program = values.shape[dim], tracer.program
-    op = "or" if kind == "bool" else "add"
+    size, program, op = values.shape[dim], tracer.program, _sum_of(kind)
 
     def of(value: Value) -> Operand:
         ahead, around = (program.elsewhere(value, first - shift % size, size) for first in (0, size))
@@ -111,8 +109,11 @@ def _num_shared(one: Sequence[int], other: Sequence[int]) -> int:
 
 def _joined(tracer: Tracer, kind: Kind, parts: Sequence[Array]) -> Array:
     """The sum of arrays of which all but one are zero, entry by entry."""
-    op = "or" if kind == "bool" else "add"
-    return functools.reduce(lambda one, other: tracer.each(op, kind, one, other), parts)
+    return functools.reduce(lambda one, other: tracer.each(_sum_of(kind), kind, one, other), parts)
+
+
+def _sum_of(kind: Kind) -> str:
+    return "or" if kind == "bool" else "add"
 
 
 def _same(value: Operand) -> Operand:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import NotTraceableError
-from ..program import FLOATS, Value
+from ..program import Value
 from ..symbolic import Array, Symbolic, Tracer, as_array, collapsed, is_long, matrix_leaf
 from .parts import among_zeros, concatenated, cut, reshaped, turned
 from .rules import dims_of, moved, rule
@@ -176,12 +176,17 @@ def _slice_of(start: int | None, end: int | None, step: int) -> slice:
     return slice(start, None if end is None or end >= 1 << 40 else end, step)
 
 
+def _one_of(size: int, index: int) -> range:
+    """The entry of this index, also one that counts from the end, as a part of an axis."""
+    first = range(size)[index]
+    return range(first, first + 1)
+
+
 @rule("select")
 def _select(tracer: Tracer, x: Tensor, dim: int, index: int) -> Symbolic:
     dim = dim % x.ndim
     if is_long(x.shape[dim]):
-        first = range(x.shape[dim])[index]
-        return moved(tracer, x, lambda values: cut(tracer, values, dim, range(first, first + 1)).squeeze(dim))
+        return moved(tracer, x, lambda values: cut(tracer, values, dim, _one_of(x.shape[dim], index)).squeeze(dim))
     return moved(tracer, x, lambda values: values[(*_place(dim, x.ndim, index), ...)])  # a view even of one number
 
 
@@ -208,7 +213,7 @@ def _zeros(shape: Sequence[int]) -> Array:
 @rule("select_backward")
 def _select_backward(tracer: Tracer, grad: Tensor, shape: Sequence[int], dim: int, index: int) -> Symbolic:
     if is_long(shape[dim]):
-        kind, dim, where = tracer.kind(grad.dtype), dim % len(shape), range(shape[dim])[index:][:1]
+        kind, dim, where = tracer.kind(grad.dtype), dim % len(shape), _one_of(shape[dim], index)
         row = np.expand_dims(tracer.array(grad, kind), dim)
         return tracer.tensor(among_zeros(tracer, row, kind, dim, where, shape[dim]), grad.dtype)
     return _put(tracer, _zeros(shape), grad, grad.dtype, _place(dim, len(shape), index))
@@ -248,20 +253,19 @@ def _slice_scatter(
 
 @rule("constant_pad_nd")
 def _pad(tracer: Tracer, x: Tensor, pad: Sequence[int], value: float = 0) -> Symbolic:
-    kind = tracer.kind(x.dtype)
-    fill = bool(value) if kind == "bool" else float(value) if kind in FLOATS else int(value)
+    fill = tracer.array(value, tracer.kind(x.dtype))
     for i in range(0, len(pad), 2):
         x = _padded(tracer, x, x.ndim - 1 - i // 2, pad[i], pad[i + 1], fill)
     return moved(tracer, x, lambda values: values)
 
 
-def _padded(tracer: Tracer, x: Tensor, dim: int, first: int, last: int, fill: float) -> Symbolic:
+def _padded(tracer: Tracer, x: Tensor, dim: int, first: int, last: int, fill: Array) -> Symbolic:
     """With so many more entries before and after those of an axis, or fewer."""
     x = _slice(tracer, x, dim, max(-first, 0), x.shape[dim] - max(-last, 0))
 
     def ends(num: int) -> Symbolic:
         shape = (*x.shape[:dim], max(num, 0), *x.shape[dim + 1 :])
-        return tracer.tensor(np.broadcast_to(as_array(fill), shape), x.dtype)
+        return tracer.tensor(np.broadcast_to(fill, shape), x.dtype)
 
     return _cat(tracer, (ends(first), x, ends(last)), dim)
 
