@@ -21,8 +21,11 @@ _NEUTRAL: dict[str, float] = {
 }
 """What reductions start from."""
 
-_TOGETHER = 6
-"""Entries of a long axis in one round of its loop: they do not wait for each other, and share what they read."""
+_TOGETHER, _COLUMNS_TOGETHER = 6, 8
+"""Entries of a long axis in one round of its loop: they do not wait for each other, and share what they read.
+
+Of products with a matrix, half a line of memory: more would want more of its rows near the processor than have room.
+"""
 
 _FEW_VALUES = 400
 """For each entry, of which several are printed side by side."""
@@ -251,7 +254,8 @@ class Blocks:
         for value in values:
             if value.op in REDUCTIONS:
                 yield f"{TYPES[value.kind]} v{self._numbers[value]} = {self._name(_NEUTRAL[value.op], value.kind)};"
-        together = _TOGETHER if len(values) <= _FEW_VALUES else 1
+        most = _COLUMNS_TOGETHER if any(value.op == "product" for value in values) else _TOGETHER
+        together = most if len(values) <= _FEW_VALUES else 1
         whole = stretch.axis - stretch.axis % together
         yield f"for (int64_t a = 0; a < {whole}; a += {together}) {{"
         yield from indented(self._entries(stretch, values, range(together), dropped))

@@ -33,9 +33,6 @@ KINDS: Mapping[torch.dtype, Kind] = {
     torch.int64: "int",
     torch.int32: "int",
 }
-_SMALL_MATRICES, _MANY_PRODUCTS = 8_000, 2_000_000
-"""Numbers of matrices, and products with all chains, beyond both of which libraries for matrices are faster."""
-
 _NEED_VALUES = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "unique", "_unique2", "masked_select"}
 
 
@@ -85,16 +82,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Args:
         program: To be added to.
         long: Entries from which on an axis is long; None: none is.
-        num_chains: That the program is going to be run for.
+        max_in_matrices: Numbers in matrices of two long axes beyond which libraries for matrices are faster.
 
     Attributes:
         captured: Tensors that the program reads, in the order of their numbers.
         demands: What has to be true of the numbers for the energy to be one; taken and cleared by its caller.
     """
 
-    def __init__(self, program: Program, long: int | None, num_chains: int) -> None:
+    def __init__(self, program: Program, long: int | None, max_in_matrices: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.program, self.long, self._num_chains = program, long, num_chains
+        self.program, self.long, self._max_in_matrices = program, long, max_in_matrices
         self.captured: list[Tensor] = []
         self.demands: list[Array] = []
         self._made: list[Tensor] = []
@@ -276,8 +273,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Where a matrix lies of which both axes are long: a captured one, or a parameter.
 
         Raises:
-            NotTraceableError: If it is none of these, or a program is not the way to multiply so many chains by it and
-                by those before it.
+            NotTraceableError: If it is none of these, or with those before it too large for a program.
         """
         if isinstance(matrix, Symbolic):
             leaf = matrix_leaf(matrix.numbers)
@@ -288,10 +284,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             table = Table("captured", self._number(matrix), is_transposed=False)
         self._matrices[table] = matrix.numel()
         size = sum(self._matrices.values())
-        if size > max(_SMALL_MATRICES, _MANY_PRODUCTS // self._num_chains):
-            raise NotTraceableError(
-                f"{self._num_chains} chains times matrices of {size} numbers, which calls for whole tensors"
-            )
+        if size > self._max_in_matrices:
+            raise NotTraceableError(f"matrices of {size} numbers, which calls for whole tensors")
         return table
 
     def _number(self, tensor: Tensor) -> int:

@@ -23,6 +23,12 @@ from .symbolic import KINDS, Array, Place, Symbolic, Tracer, as_array, collapsed
 MAX_TRACED = 12_000
 """Operations, of several chains and before what nobody needs is left out, beyond which tracing is given up."""
 
+_MAX_IN_MATRICES = 2**21
+"""Numbers of matrices that stay near a processor, which a program reads once for every block of chains."""
+
+_FEW_IN_MATRICES, _FEW_PRODUCTS = 8_000, 2_000_000
+"""Numbers of matrices, and products with all chains, of which either is enough for a device not to need its library."""
+
 ENERGY_FIELDS = ("energy", "total_energy")
 """What is told to people with the energy's additive constant, which chains do without."""
 
@@ -148,7 +154,7 @@ class _Recording:
     def __init__(self, subject: Subject, num_chains: int, long: int | None) -> None:
         self.subject, self.num_chains = subject, num_chains
         self.program = Program(MAX_TRACED)
-        self.tracer = Tracer(self.program, long, len(subject.matrix))
+        self.tracer = Tracer(self.program, long, _max_in_matrices(subject.matrix))
         self.inputs: list[Column] = []
 
     def trace(self) -> Trace:
@@ -412,6 +418,11 @@ def _split_off(program: Program, value: Operand) -> tuple[Operand, Operand]:
             rest, constant = _split_off(program, args[other])
             return rest, program.op("add", "f64", constant, program.op("cast", "f64", args[one]))
     return value, 0.0
+
+
+def _max_in_matrices(position: Tensor) -> int:
+    """See `Tracer`; for chains (C, D) where they stand."""
+    return _MAX_IN_MATRICES if position.device.type == "cpu" else max(_FEW_IN_MATRICES, _FEW_PRODUCTS // len(position))
 
 
 def drops_out(name: str, value: Tensor) -> bool:

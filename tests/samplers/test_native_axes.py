@@ -40,8 +40,8 @@ from lamina.samplers.errors import NotTraceableError
 from lamina.samplers.kernel import Noise
 from lamina.samplers.kernels.langevin import LangevinParams
 from lamina.samplers.loops import repeat
-from lamina.samplers.native import build, symbolic
-from lamina.samplers.native.trace import Subject, trace
+from lamina.samplers.native import build
+from lamina.samplers.native.trace import Subject, _max_in_matrices, trace
 
 pytestmark = pytest.mark.skipif(build.find_compiler() is None, reason="there is no C++ compiler on this machine")
 
@@ -204,15 +204,24 @@ def test_replicas_lie_side_by_side_and_are_named(programs: list[str]) -> None:
     assert not any(map(is_looped, programs))
 
 
-def test_large_matrices_are_left_to_their_libraries_where_many_chains_meet_them() -> None:
-    def energy(x: Tensor) -> Tensor:
-        return 0.5 * x.square().sum(1) + (x @ MATRIX * x).sum(1)
+def test_matrices_that_do_not_stay_near_the_processor_are_left_to_their_libraries() -> None:
+    """A program reads them once for each block of chains."""
+    wide = torch.ones(100, 2**21 // 200 + 1, dtype=torch.float64)
 
-    few, small = start(20), start(2000, 50)
-    assert run(energy, LEAPFROG, few, num_steps=1, noise=0, engine="native").engine.startswith("native")
-    with pytest.raises(NotTraceableError, match="500 chains times matrices of 10000 numbers"):
-        run(energy, LEAPFROG, start(500), num_steps=1, noise=0, engine="native")
-    run(lambda x: (x @ MATRIX[:50, :50] * x).sum(1), LEAPFROG, small, num_steps=1, noise=0, engine="native")
+    def energy(x: Tensor) -> Tensor:
+        return (x @ wide).square().sum(1) + (x @ wide.neg()).square().sum(1)
+
+    one = run(
+        lambda x: (x @ wide).square().sum(1), RWM(step_size=0.1), start(20), num_steps=1, noise=0, engine="native"
+    )
+    assert one.engine.startswith("native")
+    with pytest.raises(NotTraceableError, match="matrices of 2097200 numbers"):
+        run(energy, RWM(step_size=0.1), start(20), num_steps=1, noise=0, engine="native")
+
+
+@pytest.mark.parametrize(("num_chains", "most"), [(10, 200_000), (1000, 8000)])
+def test_devices_leave_what_many_chains_multiply_to_their_libraries(num_chains: int, most: int) -> None:
+    assert _max_in_matrices(torch.empty(num_chains, DIM, device="meta")) == most
 
 
 @pytest.mark.parametrize("name", [*USUAL, *NAMED])
@@ -534,8 +543,7 @@ def test_loops_agree(part: int, programs: list[str]) -> None:
     assert all(map(is_looped, programs))
 
 
-def test_products_agree(programs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(symbolic, "_MANY_PRODUCTS", 10**9)
+def test_products_agree(programs: list[str]) -> None:
     assert_all_agree(PRODUCTS, DIM)
     assert all(map(is_looped, programs))
 

@@ -294,6 +294,45 @@ def _softplus_backward(tracer: Tracer, grad: Tensor, x: Tensor, beta: float, thr
     return torch.where(scaled > threshold, grad, grad * torch.sigmoid(scaled))
 
 
+@rule("silu")
+def _silu(tracer: Tracer, x: Tensor) -> Any:
+    return x * torch.sigmoid(x)
+
+
+@rule("silu_backward")
+def _silu_backward(tracer: Tracer, grad: Tensor, x: Tensor) -> Any:
+    share = torch.sigmoid(x)
+    return grad * (share * (1 + x * (1 - share)))
+
+
+@rule("gelu")
+def _gelu(tracer: Tracer, x: Tensor, *, approximate: str = "none") -> Any:
+    return x * _gelu_share(x) if approximate == "none" else NotImplemented
+
+
+@rule("gelu_backward")
+def _gelu_backward(tracer: Tracer, grad: Tensor, x: Tensor, *, approximate: str = "none") -> Any:
+    if approximate != "none":
+        return NotImplemented
+    density = torch.exp(-0.5 * (x * x)) / math.sqrt(2 * math.pi)
+    return grad * (_gelu_share(x) + x * density)
+
+
+def _gelu_share(x: Tensor) -> Tensor:
+    """The normal distribution function."""
+    return 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+
+
+@rule("leaky_relu")
+def _leaky_relu(tracer: Tracer, x: Tensor, negative_slope: float = 0.01) -> Any:
+    return torch.where(x > 0, x, x * negative_slope)
+
+
+@rule("leaky_relu_backward")
+def _leaky_relu_backward(tracer: Tracer, grad: Tensor, x: Tensor, negative_slope: float, self_is_result: bool) -> Any:
+    return torch.where(x > 0, grad, grad * negative_slope)
+
+
 @rule("logaddexp")
 def _logaddexp(tracer: Tracer, x: Tensor, y: Tensor) -> Any:
     larger = torch.maximum(x, y)
