@@ -1,4 +1,4 @@
-"""The compiled engine: `torch.compile` of a kernel's step, for energies with networks and for GPUs.
+"""The compiled engine: `torch.compile` of a kernel's step, for energies that no program holds, and for GPUs.
 
 All else is as in the eager engine: the loop over steps is Python's, and the noise is drawn outside and handed in.
 Gradients are functorch's, which Dynamo traces as it is by default; it traces autograd's own behind a switch only.

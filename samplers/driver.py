@@ -167,11 +167,11 @@ def sample(
             moves a few chains at a time anyway.
         engine: "native" turns kernel and energy into one compiled program, which moves chains many times faster; it
             needs a C++ compiler, chains on the CPU, and an energy of up to some thousand operations on numbers, whose
-            course depends on no value (`docs/engines.md`). "compile" is `torch.compile` of the step, for energies with
-            networks and for GPUs; the first step takes ten to thirty seconds. "eager" runs any energy anywhere,
-            operation by operation. "auto" is native where that is possible, compile for long runs, else eager;
-            `Samples.engine` says which, and why, and `explain` says so beforehand. Engines see the same counter-based
-            noise. With a generator the native engine asks it for a seed.
+            course depends on no value, such as a density or a fully connected network (`docs/engines.md`). "compile"
+            is `torch.compile` of the step, for convolutions and for GPUs; the first step takes ten to thirty seconds.
+            "eager" runs any energy anywhere, operation by operation. "auto" is native where that is possible, compile
+            for long runs, else eager; `Samples.engine` says which, and why, and `explain` says so beforehand. Engines
+            see the same counter-based noise. With a generator the native engine asks it for a seed.
         show_progress: None shows a bar where standard error is a terminal.
 
     Returns:

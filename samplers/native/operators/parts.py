@@ -11,9 +11,6 @@ from ...errors import NotTraceableError
 from ..program import Kind, Operand, Value
 from ..symbolic import Array, Tracer, as_array, collapsed, is_long, matrix_leaf
 
-_FEW = 12
-"""Entries of a long axis that get names of their own."""
-
 
 def cut(tracer: Tracer, values: Array, dim: int, part: range) -> Array:
     """Some entries of a long axis."""
@@ -26,7 +23,6 @@ def cut(tracer: Tracer, values: Array, dim: int, part: range) -> Array:
     if is_long(length):
         elsewhere = functools.partial(program.elsewhere, first=part.start, step=part.step, axis=length)
         return tracer.view(values, _each(values, size, elsewhere), shape)
-    _check_few(length)
     entries = [_each(values, size, functools.partial(program.entry, index=index)) for index in part]
     return tracer.view(values, np.concatenate(entries, axis=dim), shape)
 
@@ -46,7 +42,6 @@ def among_zeros(tracer: Tracer, values: Array, kind: Kind, dim: int, part: range
     if is_long(size):
         elsewhere = functools.partial(program.elsewhere, first=-part.start, every=part.step, axis=length)
         return tracer.spread(_each(values, size, elsewhere, functools.partial(placed, where=part)), shape)
-    _check_few(size)
     entries = np.split(collapsed(values), size, axis=dim)
     alone = [_each(one, 0, _same, functools.partial(placed, where=part[i : i + 1])) for i, one in enumerate(entries)]
     return tracer.spread(_joined(tracer, kind, alone), shape)
@@ -131,8 +126,3 @@ def _each(
         return along(value) if size and isinstance(value, Value) and value.axis == size else constant(value)
 
     return as_array(np.frompyfunc(of, 1, 1)(collapsed(values)))
-
-
-def _check_few(num: int) -> None:
-    if num > _FEW:
-        raise NotTraceableError(f"{num} entries of a long axis by themselves")
