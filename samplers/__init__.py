@@ -87,6 +87,7 @@ from .kernels.underdamped import FrictionParams, UnderdampedLangevin
 from .kernels.walk import WalkParams
 from .noise import CounterNoise, GeneratorNoise, NoiseSource, ReplayNoise, Site, Stream
 from .position import Layout, Position
+from .programs import Programs
 from .progress import Progress, progress
 from .registry import (
     COMPOUND_KERNELS,
@@ -168,6 +169,7 @@ __all__ = [
     "PluginWarning",
     "Position",
     "PositionError",
+    "Programs",
     "Progress",
     "RandomisedHMC",
     "RandomisedHMCInfo",

@@ -27,6 +27,7 @@ from .errors import NumericalWarning, ParameterError
 from .kernel import Kernel, Params, StateLike, is_per_chain
 from .noise import CounterNoise, GeneratorNoise, NoiseSource, noise_from_state
 from .position import Layout, Position
+from .programs import Programs
 from .progress import progress
 from .totals import Totals
 from .warmup import WarmupReport, warm_up
@@ -244,6 +245,7 @@ def run(
     summarise: bool = True,
     chain_batch_size: int | None = None,
     engine: EngineName = "eager",
+    programs: Programs | None = None,
 ) -> Run:
     """Move chains a few steps: the form for training loops.
 
@@ -268,6 +270,8 @@ def run(
         chain_batch_size: See `sample`.
         engine: See `sample`. Eager by default: the native engine traces the energy anew in every call, which is some
             tens of milliseconds, to see what has changed in it.
+        programs: Keep the native engine's programs here for the next call, which is then not traced; a promise that
+            nothing changes in the energy but the values of tensors, see `Programs`.
 
     Returns:
         Final positions without a graph, and a summary per chain.
@@ -280,7 +284,17 @@ def run(
         return Record(totals, collect=("energy",) if record_energies else ())
 
     runner, state = start_engine(
-        engine, energy, kernel, chains, source, context, temperature, chain_batch_size, num_steps, new_record
+        engine,
+        energy,
+        kernel,
+        chains,
+        source,
+        context,
+        temperature,
+        chain_batch_size,
+        num_steps,
+        new_record,
+        programs=programs if num_steps else None,  # or nobody would know the energies
     )
     start, record = state, new_record(state)
     energies = [start.energy.unsqueeze(0)]

@@ -17,6 +17,7 @@ from .energy import Energy
 from .errors import BuildError, NotTraceableError, UnknownNameError
 from .kernel import InfoLike, Kernel, StateLike
 from .noise import NoiseSource
+from .programs import Programs
 
 if TYPE_CHECKING:
     from .native import Native
@@ -137,6 +138,7 @@ def start_engine(
     num_steps: int,
     new_record: Callable[[StateLike], Record],
     check: Callable[[Tensor, Tensor], None] | None = None,
+    programs: Programs | None = None,
 ) -> tuple[Engine, StateLike]:
     """The engine of a name, and where it starts.
 
@@ -152,6 +154,7 @@ def start_engine(
         num_steps: Steps that the run is going to take, warm-up included.
         new_record: What it is going to keep, from a state: sums, and whether anything at draws.
         check: Raises where a start of these energies (C, 1) and gradients (C, D) will not do.
+        programs: See `run`.
 
     Raises:
         UnknownNameError: If there is no such engine.
@@ -161,7 +164,7 @@ def start_engine(
     name = resolve(name)
     eager = Eager(energy, kernel, chains, noise, context, temperature, chain_batch_size)
     try:
-        choice = choose(name, eager, new_record, num_steps)
+        choice = choose(name, eager, new_record, num_steps, programs)
     except NotTraceableError:
         if check is not None:
             state = eager.init()
@@ -202,7 +205,13 @@ class Choice(NamedTuple):
     native: tuple[Native, StateLike] | None = None
 
 
-def choose(name: EngineName, eager: Eager, new_record: Callable[[StateLike], Record], num_steps: int) -> Choice:
+def choose(
+    name: EngineName,
+    eager: Eager,
+    new_record: Callable[[StateLike], Record],
+    num_steps: int,
+    programs: Programs | None = None,
+) -> Choice:
     """What "auto" and other names stand for in a run. A native program is built for it; nothing else is compiled.
 
     Args:
@@ -210,6 +219,7 @@ def choose(name: EngineName, eager: Eager, new_record: Callable[[StateLike], Rec
         eager: The run by plain torch.
         new_record: See `start_engine`.
         num_steps: See `start_engine`.
+        programs: See `run`.
 
     Raises:
         NotTraceableError: If "native" is asked for by name, and kernel or energy cannot be traced.
@@ -220,7 +230,7 @@ def choose(name: EngineName, eager: Eager, new_record: Callable[[StateLike], Rec
     from .native import Native  # takes a while to import, and not everybody needs it
 
     try:
-        return Choice("native", native=Native.started(eager, new_record))
+        return Choice("native", native=Native.started(eager, new_record, programs))
     except (NotTraceableError, BuildError) as error:
         if name == "native":
             raise

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from lamina.models import LatentEBM, Latents
-from lamina.samplers import Energy, ParameterError, Run, Tracking, run
+from lamina.samplers import Energy, ParameterError, Programs, Run, Tracking, run
+from lamina.samplers.engines import EngineName
 from lamina.samplers.kernel import with_step_size
 
 from .config import ChainConfig
@@ -44,6 +45,9 @@ class TrainingChains:
         self._model, self._config, self._generator = model, config, generator
         self._num_chains = num_chains
         self._keeps_latents = num_rows is not None
+        # What is learnt changes the weights in place and nothing else, so that a program serves all of training.
+        self._programs = Programs()
+        self._engine: EngineName = "auto" if generator.device.type == "cpu" else "eager"
         self._memory: Latents | None = None
         if config.start == "persistent":
             start = self._ancestral(num_chains if num_rows is None else num_rows)
@@ -79,6 +83,8 @@ class TrainingChains:
             context=x,
             params=self.params,
             generator=self._generator,
+            engine=self._engine,
+            programs=self._programs,
         )
         position = result.position
         assert isinstance(position, tuple)

@@ -30,6 +30,9 @@ MAX_VALUES = 4000
 _FEW_VALUES = 110
 """Values in a block beyond which two of each cost more in memory traffic than they hide."""
 
+_SHARE, _HEAVY_SHARE = 256, 16
+"""Chains that are worth a thread; those of a program that multiplies by matrices, a block of which takes long."""
+
 _SHORT_BLOCKS = (8, 16)
 """Lanes, from the least that `runtime.hpp` has; blocks of 32 are the longest, and usual."""
 
@@ -41,11 +44,13 @@ class Printed(NamedTuple):
         text: Its function `run`, in terms of what `runtime.hpp` and `scalar.hpp` define.
         lanes: Chains in a block on a processor, in C++; fewer where there are not that many, see `source`.
         tables: What it reads besides the chains.
+        share: Chains that are worth a thread of a processor, whole blocks of them.
     """
 
     text: str
     lanes: str
     tables: Tables
+    share: int
 
     def source(self, num_chains: int) -> str:
         """C++ for a processor with vectors, complete; for few chains in a block that is no longer than it must be."""
@@ -140,7 +145,8 @@ class _Printer:
             "",
         ]
         lanes = f"({self._vectors()} * WIDEST / {self.dtype.itemsize})"
-        return Printed("\n".join(lines), lanes, self.expressions.tables)
+        share = _HEAVY_SHARE if any(value.op == "product" for value in self.live) else _SHARE
+        return Printed("\n".join(lines), lanes, self.expressions.tables, share)
 
     def _vectors(self) -> int:
         """Vectors of the machine in a block of chains: two hide each other's latency while they fit the registers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..chains import Chains
 from ..eager import Eager, Record, rows_of_state
-from ..errors import NotTraceableError
+from ..errors import BuildError, NotTraceableError
 from ..kernel import InfoLike, StateLike
 from ..noise import CounterNoise, GeneratorNoise, check_length
+from ..programs import Programs
 from ..totals import Totals
 from .cpp import Printed
 from .cuda import OnCUDA
@@ -32,10 +33,11 @@ class Native:
 
     Args:
         eager: The run by plain torch.
+        is_kept: Whether its programs are for later runs as well.
     """
 
-    def __init__(self, eager: Eager) -> None:
-        self._start = eager.start
+    def __init__(self, eager: Eager, *, is_kept: bool) -> None:
+        self._start, self._is_kept = eager.start, is_kept
         self.reason = "native: kernel and energy are one compiled program"
         self.kernel, self.params, self.num_chains = eager.kernel, eager.params, eager.num_chains
         self._target, self._steps = eager.target, self._start.num_steps
@@ -45,12 +47,15 @@ class Native:
         self._noise = CounterNoise(0)
 
     @staticmethod
-    def started(eager: Eager, new_record: Callable[[StateLike], Record]) -> tuple[Native, StateLike]:
+    def started(
+        eager: Eager, new_record: Callable[[StateLike], Record], programs: Programs | None = None
+    ) -> tuple[Native, StateLike]:
         """The engine, held against plain torch, and energies and gradients where the chains stand.
 
         Args:
             eager: The run by plain torch, whose noise is counter-based, or a generator, which is asked for a seed.
             new_record: What the run is going to keep, from a state; the program adds up and stores it.
+            programs: Those of earlier runs, which need not be traced again.
 
         Raises:
             EnergyError: If the energy breaks its contract.
@@ -61,8 +66,11 @@ class Native:
             raise NotTraceableError(f"the chains are on {eager.start.matrix.device}")
         if not isinstance(eager.noise, CounterNoise | GeneratorNoise):
             raise NotTraceableError(f"noise from a {type(eager.noise).__name__} is handed over step by step")
-        native = Native(eager)
-        state = native._checked_start(eager, new_record)
+        native = Native(eager, is_kept=programs is not None)
+        if programs is None:
+            state = native._checked_start(eager, new_record)
+        else:
+            state = native._kept_start(eager, new_record, programs)
         native._noise = _counter_based(eager.noise)  # a generator is asked only when nothing can fail any more
         return native, state
 
@@ -104,7 +112,10 @@ class Native:
         key = (repr(shapes), tuple(totals.sums), bool(totals.moves), keeps_draws)
         if key not in self._programs:
             subject = Subject.of(self.kernel, self._target, self.params, state, totals, keeps_draws=keeps_draws)
-            self._programs[key] = _Program(*write(subject), self._start.matrix.device, self.num_chains)
+            trace, printed = write(subject)
+            if self._is_kept and trace.is_settled:
+                raise NotTraceableError("the energy works something out from captured tensors alone, see Programs")
+            self._programs[key] = _Program(trace, printed, self._start.matrix.device, self.num_chains)
         return self._programs[key]
 
     def _run(
@@ -192,6 +203,34 @@ class Native:
         if there is not None:
             _compare(self._where_it_stands(beside, record), some, there)
         return ours
+
+    def _kept_start(self, eager: Eager, new_record: Callable[[StateLike], Record], programs: Programs) -> StateLike:
+        """The start of a run whose programs are those of one before, see `Programs`.
+
+        Its energies and gradients are left to those before, where the run keeps none but those that its steps make.
+        """
+        situation = self._situation()
+        kept = programs.found(situation)
+        if kept is None:
+            try:
+                state = self._checked_start(eager, new_record)
+            except (NotTraceableError, BuildError) as error:
+                programs.refuse(situation, error)
+                raise
+            programs.keep(situation, (self._programs, state))
+            return state
+        self._programs, like = kept
+        begin: StateLike = eager.init() if self.kernel.memory(like) else like._replace(position=self._start.matrix)
+        record = new_record(begin)
+        return self._where_it_stands(begin, record) if record.collect else begin
+
+    def _situation(self) -> Hashable:
+        """What has a say in programs besides the energy."""
+        matrix, rows = self._start.matrix, {"position": self._start.matrix, **self._rows_of_target}
+        columns = tuple((name, value.shape, value.dtype) for name, value in rows.items())
+        beta = self._target.inverse_temperature
+        temperature = None if isinstance(beta, Tensor) else beta
+        return self.kernel, self._start.layout, matrix.device, columns, temperature
 
     def _unread(self, few: StateLike) -> StateLike:
         """A state of all chains whose energies and gradients nobody knows: a program reads positions alone."""

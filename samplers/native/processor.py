@@ -17,7 +17,7 @@ from torch import Tensor
 from . import build
 from .cpp import Printed
 
-_MIN_CHAINS_PER_THREAD = 256
+_LONGEST_BLOCK = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,7 @@ class OnProcessor:
         self.was_cached = build.is_cached(source)
         self._function = build.load(source).run
         self._function.restype = None
+        self._share = printed.share
 
     def __call__(self, given: Arguments) -> None:
         """Run it, in as many threads as torch has been given and the chains can use."""
@@ -94,16 +95,17 @@ class OnProcessor:
                 ),
             )
 
-        _in_threads(run, given.num_chains)
+        _in_threads(run, given.num_chains, self._share)
 
 
-def _in_threads(run: Callable[[int, int], None], num_chains: int) -> None:
-    """Share chains out over threads, in multiples of the longest block."""
-    threads = min(torch.get_num_threads(), num_chains // _MIN_CHAINS_PER_THREAD)
+def _in_threads(run: Callable[[int, int], None], num_chains: int, least: int) -> None:
+    """Share chains out over threads, at least so many to each, in multiples of their block."""
+    threads = min(torch.get_num_threads(), num_chains // least)
     if threads <= 1:
         run(0, num_chains)
         return
-    share = -(-num_chains // threads // 64) * 64
+    block = min(least, _LONGEST_BLOCK)
+    share = -(-num_chains // threads // block) * block
     bounds = [(begin, min(begin + share, num_chains)) for begin in range(0, num_chains, share)]
     pool = _pool(threads - 1)
     others = [pool.submit(run, *bound) for bound in bounds[1:]]

@@ -87,6 +87,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Attributes:
         captured: Tensors that the program reads, in the order of their numbers.
         demands: What has to be true of the numbers for the energy to be one; taken and cleared by its caller.
+        is_settled: Whether the program has something in it that was worked out from captured tensors alone, which does
+            not change when they do.
     """
 
     def __init__(self, program: Program, long: int | None, max_in_matrices: int) -> None:
@@ -94,6 +96,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.program, self.long, self._max_in_matrices = program, long, max_in_matrices
         self.captured: list[Tensor] = []
         self.demands: list[Array] = []
+        self.is_settled = False
         self._made: list[Tensor] = []
         self._tokens: list[Token[Tracer | None]] = []
         self._numbers: dict[object, int] = {}
@@ -146,7 +149,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if is_in_place and not self._is_own(tensors[0]):
                 raise NotTraceableError(f"a write to a tensor that the energy captures (aten.{name})")
             result = func(*args, **kwargs)
-            self._made += [made for made in _tensors([result]) if not _shares_memory(made, tensors)]
+            made = [one for one in _tensors([result]) if not _shares_memory(one, tensors)]
+            self._made += made
+            self.is_settled |= bool(made) or name in _NEED_VALUES
             return result
         if is_in_place:
             return self._in_place(func, name, args, kwargs)
@@ -259,6 +264,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _capture(self, tensor: Tensor) -> Array:
         """Numbers of a tensor from outside: floats are read when the program runs, others are part of it."""
         if not tensor.is_floating_point():
+            self.is_settled = True
             check_integers(tensor)
             if not any(map(is_long, tensor.shape)):
                 return object_array(tensor.detach().flatten().tolist(), tuple(tensor.shape))
@@ -281,7 +287,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise NotTraceableError(f"a tensor with two long axes, {tuple(matrix.shape)}")
             table = Table("param", *leaf.args[:2])  # type: ignore[arg-type]
         else:
-            table = Table("captured", self._number(matrix), is_transposed=False)
+            lies = matrix.squeeze(0)
+            is_transposed = not lies.is_contiguous() and lies.mT.is_contiguous()  # as weights are, on the way forth
+            table = Table("captured", self._number(lies.mT if is_transposed else lies), is_transposed)
         self._matrices[table] = matrix.numel()
         size = sum(self._matrices.values())
         if size > self._max_in_matrices:

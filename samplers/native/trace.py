@@ -78,6 +78,7 @@ class Trace:
         sums: What it adds up over steps.
         draws: What it stores every so many steps.
         captured: Tensors of the energy that it reads.
+        is_settled: See `Tracer`.
         sites: The noise of a step.
         state_type: The NamedTuple that the state's columns make up.
         info_type: Likewise for the draws, save the position.
@@ -91,6 +92,7 @@ class Trace:
     sums: list[Output]
     draws: list[Output]
     captured: list[Tensor]
+    is_settled: bool
     sites: Mapping[str, Site]
     state_type: Any
     info_type: Any
@@ -161,6 +163,7 @@ class _Recording:
         subject, kernel = self.subject, self.subject.kernel
         with torch.no_grad(), self.tracer, loops.recorded_by(self):
             params = self._params()
+            self.tracer.is_settled = False  # by what parameters are, but what they are is no secret
             target = _TracedTarget.of(subject.target, self.tracer, self._input)
             position = self._input("position", subject.matrix)
             memory = {name: self._input(f"memory.{name}", value) for name, value in subject.memory.items()}
@@ -198,6 +201,7 @@ class _Recording:
                 sums=[self._output(name, info[name]) for name in subject.sums],
                 draws=draws,
                 captured=self.tracer.captured,
+                is_settled=self.tracer.is_settled,
                 sites=kernel.sites,
                 state_type=type(state),
                 info_type=told_types[0],

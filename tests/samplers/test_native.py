@@ -44,7 +44,7 @@ from lamina.samplers import (
     run,
     sample,
 )
-from lamina.samplers.native import build
+from lamina.samplers.native import build, processor
 from lamina.samplers.testing import TARGETS, Report, check_kernel
 
 pytestmark = pytest.mark.skipif(build.find_compiler() is None, reason="there is no C++ compiler on this machine")
@@ -331,11 +331,41 @@ def _two_threads() -> Iterator[None]:
     torch.set_num_threads(1)
 
 
+FIRST, SECOND = (torch.linspace(-1, 1, rows * 40, dtype=torch.float64).reshape(rows, 40) for rows in (3, 40))
+
+
+def products(x: Tensor) -> Tensor:
+    """Of a matrix with two long axes, which is worth a thread from a few chains on."""
+    return x.square().sum(1) + ((x @ FIRST).tanh() @ SECOND).tanh().sum(1)
+
+
 @pytest.mark.usefixtures("_two_threads")
-def test_threads() -> None:
-    two = run(funnel, LEAPFROG, start(1000), num_steps=20, noise=3, engine="native")
+@pytest.mark.parametrize(
+    ("energy", "num_chains", "shares"),
+    [
+        (funnel, 1000, [(0, 512), (512, 1000)]),
+        (funnel, 500, [(0, 500)]),
+        (products, 100, [(0, 64), (64, 100)]),
+        (products, 31, [(0, 31)]),
+    ],
+)
+def test_threads(
+    energy: Callable[[Tensor], Tensor],
+    num_chains: int,
+    shares: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[int, int]] = []
+    in_threads = processor._in_threads
+
+    def noted(run: Callable[[int, int], None], *how: int) -> None:
+        in_threads(lambda *bounds: (seen.append(bounds), run(*bounds)), *how)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(processor, "_in_threads", noted)
+    two = run(energy, LEAPFROG, start(num_chains), num_steps=20, noise=3, engine="native")
+    assert sorted(set(seen)) == shares
     torch.set_num_threads(1)
-    one = run(funnel, LEAPFROG, start(1000), num_steps=20, noise=3, engine="native")
+    one = run(energy, LEAPFROG, start(num_chains), num_steps=20, noise=3, engine="native")
     assert torch.equal(one.chains.matrix, two.chains.matrix)
     assert torch.equal(one.accept_prob, two.accept_prob)
 

@@ -167,11 +167,11 @@ def test_threads_trace_side_by_side() -> None:
 def test_a_forked_process_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     done: list[tuple[int, int]] = []
-    processor._in_threads(lambda begin, end: done.append((begin, end)), 1000)
+    processor._in_threads(lambda begin, end: done.append((begin, end)), 1000, 256)
     assert sorted(done) == [(0, 512), (512, 1000)]
     child = os.fork()
     if child == 0:
-        processor._in_threads(lambda begin, end: None, 1000)  # with the parent's threads, it waits for ever
+        processor._in_threads(lambda begin, end: None, 1000, 256)  # with the parent's threads, it waits for ever
         os._exit(0)
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:

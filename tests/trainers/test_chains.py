@@ -12,10 +12,27 @@ import torch
 
 from lamina.models import LatentEBM, Latents
 from lamina.samplers import HMC, MALA, ULA, Kernel, ParameterError, Run, run
+from lamina.samplers.engines import DEFAULT_VARIABLE
+from lamina.samplers.native.build import find_compiler
 from lamina.trainers import ChainConfig, ImageData, TrainConfig, build_model, chains
 from lamina.trainers.chains import TrainingChains
 
 SPACES = ("u", "z")
+
+
+@pytest.fixture(
+    autouse=True,
+    params=[
+        "eager",
+        pytest.param(
+            "native",
+            marks=pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler on this machine"),
+        ),
+    ],
+)
+def _engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that chains leave open."""
+    monkeypatch.setenv(DEFAULT_VARIABLE, request.param)
 
 
 @pytest.fixture

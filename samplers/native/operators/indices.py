@@ -15,9 +15,10 @@ from ..symbolic import Array, Symbolic, Tracer, as_array, is_long
 from .rules import moved, rule
 
 
-def _numbers(index: Tensor) -> Array | None:
+def _numbers(tracer: Tracer, index: Tensor) -> Array | None:
     """An index that is known while tracing."""
     if not isinstance(index, Symbolic):
+        tracer.is_settled = True
         return np.asarray(index.detach().cpu().numpy())
     if any(isinstance(value, Value) for value in index.numbers.flat):
         return None
@@ -32,7 +33,7 @@ def _check_short(x: Tensor, dims: Iterable[int]) -> None:
 
 @rule("index")
 def _index(tracer: Tracer, x: Tensor, indices: Sequence[Tensor | None]) -> Symbolic:
-    known = [None if index is None else _numbers(index) for index in indices]
+    known = [None if index is None else _numbers(tracer, index) for index in indices]
     if any(index is not None and number is None for index, number in zip(indices, known, strict=True)):
         raise NotTraceableError("an index that depends on the chains; use gather along an axis of a few entries")
     _check_short(x, (dim for dim, index in enumerate(known) if index is not None))
@@ -44,7 +45,7 @@ def _index(tracer: Tracer, x: Tensor, indices: Sequence[Tensor | None]) -> Symbo
 def _index_put(
     tracer: Tracer, x: Tensor, indices: Sequence[Tensor | None], part: Tensor, accumulate: bool = False, *_: Any
 ) -> Symbolic:
-    known = [None if index is None else _numbers(index) for index in indices]
+    known = [None if index is None else _numbers(tracer, index) for index in indices]
     if any(index is not None and number is None for index, number in zip(indices, known, strict=True)):
         raise NotTraceableError("a write to an index that depends on the chains")
     _check_short(x, range(x.ndim))

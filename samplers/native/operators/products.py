@@ -75,7 +75,10 @@ def _vdot(tracer: Tracer, x: Tensor, y: Tensor) -> Any:
 
 @rule("addmm")
 def _addmm(tracer: Tracer, bias: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
-    return bias * beta + torch.mm(x, y) * alpha
+    product = torch.mm(x, y)
+    if alpha != 1:
+        product = product * alpha
+    return product if beta == 0 else (bias if beta == 1 else bias * beta) + product
 
 
 @rule("linalg_solve_triangular")
