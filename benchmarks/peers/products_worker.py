@@ -1,4 +1,4 @@
-"""Not a sampler: the matrix products of a Langevin step and nothing else, which no program in float32 gets around."""
+"""Not a sampler: the matrix products of a Langevin step and nothing else, by the library that PyTorch calls."""
 
 from __future__ import annotations
 
