@@ -21,10 +21,14 @@ _NEUTRAL: dict[str, float] = {
 }
 """What reductions start from."""
 
-_TOGETHER, _COLUMNS_TOGETHER = 6, 8
-"""Entries of a long axis in one round of its loop: they do not wait for each other, and share what they read.
+_TOGETHER = 6
+"""Entries of a long axis in one round of its loop: they do not wait for each other, and share what they read."""
 
-Of products with a matrix, half a line of memory: more would want more of its rows near the processor than have room.
+_COLUMNS, _TOGETHER_OF_COLUMNS = 8, 2
+"""The same of products with a matrix, and of what is made of these.
+
+Half a line of memory, as more would want more rows of it near the processor than have room. The rest is little beside
+them, and would take long to compile.
 """
 
 _FEW_VALUES = 400
@@ -254,17 +258,37 @@ class Blocks:
         for value in values:
             if value.op in REDUCTIONS:
                 yield f"{TYPES[value.kind]} v{self._numbers[value]} = {self._name(_NEUTRAL[value.op], value.kind)};"
-        most = _COLUMNS_TOGETHER if any(value.op == "product" for value in values) else _TOGETHER
-        together = most if len(values) <= _FEW_VALUES else 1
-        whole = stretch.axis - stretch.axis % together
-        yield f"for (int64_t a = 0; a < {whole}; a += {together}) {{"
-        yield from indented(self._entries(stretch, values, range(together), dropped))
-        yield "}"
+        products = [value for value in values if value.op == "product"]
+        together = _TOGETHER_OF_COLUMNS if products else _TOGETHER if len(values) <= _FEW_VALUES else 1
+        once = _COLUMNS if products else together
+        whole = stretch.axis - stretch.axis % once
+        if products:
+            yield f"for (int64_t c = 0; c < {whole}; c += {_COLUMNS}) {{"
+            for value in products:
+                yield from indented(self._columns(stretch, value))
+            yield from indented(self._rounds(stretch, values, ("c", f"c + {_COLUMNS}"), together, dropped))
+            yield "}"
+        else:
+            yield from self._rounds(stretch, values, ("0", str(whole)), together, dropped)
         if whole < stretch.axis:
             yield f"for (int64_t a = {whole}; a < {stretch.axis}; ++a) {{"
             yield from indented(self._entries(stretch, values, [None], dropped))
             yield "}"
         yield from self._values(value for value in stretch.waiting if wanted is None or value in wanted)
+
+    def _rounds(
+        self,
+        stretch: Stretch,
+        values: Sequence[Value],
+        bounds: tuple[str, str],
+        together: int,
+        dropped: Collection[Operand],
+    ) -> Iterator[str]:
+        """A loop over entries, several in one round."""
+        first, end = bounds
+        yield f"for (int64_t a = {first}; a < {end}; a += {together}) {{"
+        yield from indented(self._entries(stretch, values, range(together), dropped))
+        yield "}"
 
     def _entries(
         self,
@@ -275,30 +299,41 @@ class Blocks:
     ) -> Iterator[str]:
         """Statement by statement, for several entries side by side."""
         for value in values:
-            if value.op == "product":
-                yield from self._product(stretch, value, entries)
             for ahead in entries:
                 with self._expressions.along(stretch, ahead):
-                    yield from self._entry(value, is_kept=value not in dropped)
+                    yield from self._entry(value, ahead, is_kept=value not in dropped)
 
-    def _product(self, stretch: Stretch, value: Value, entries: Sequence[int | None]) -> Iterator[str]:
-        """Several entries of a product with a matrix: what they are made of is read once."""
+    def _columns(self, stretch: Stretch, value: Value) -> Iterator[str]:
+        """Several entries of a product with a matrix, each in a register: what they are made of is read once."""
+        kind, number, names = TYPES[value.kind], self._numbers[value], []
+        yield f"{kind} columns{number}[{_COLUMNS}];"
         added = []
-        for ahead in entries:
-            with self._expressions.along(stretch, ahead):
+        for ahead in range(_COLUMNS):
+            with self._expressions.along(stretch, ahead, "c"):
                 name, row, factor = self._expressions.factors(value)
-            yield f"{TYPES[value.kind]} {name} = full<{TYPES[value.kind]}>(0);"
+            names.append(name)
+            yield f"{kind} {name} = full<{kind}>(0);"
             added.append(f"{name} = fma({row}, {factor}, {name});")
         yield f"for (int64_t b = 0; b < {value.operands[0].axis}; ++b) {{"
         yield from indented(added)
         yield "}"
+        yield from (f"columns{number}[{i}] = {name};" for i, name in enumerate(names))
 
-    def _entry(self, value: Value, *, is_kept: bool) -> Iterator[str]:
+    def _product(self, value: Value, ahead: int | None) -> Iterator[str]:
+        """An entry of a product with a matrix."""
+        name, row, factor = self._expressions.factors(value)
+        kind, number = TYPES[value.kind], self._numbers[value]
+        if ahead is not None:
+            yield f"const {kind} {name} = columns{number}[a - c + {ahead}];"
+            return
+        yield f"{kind} {name} = full<{kind}>(0);"
+        yield f"for (int64_t b = 0; b < {value.operands[0].axis}; ++b) {name} = fma({row}, {factor}, {name});"
+
+    def _entry(self, value: Value, ahead: int | None, *, is_kept: bool) -> Iterator[str]:
         if value.op in REDUCTIONS:
             yield self._reduction(value)
             return
-        if value.op != "product":  # which is there already
-            yield from self._values([value])
+        yield from self._product(value, ahead) if value.op == "product" else self._values([value])
         if is_kept and value in self._storage.stored:
             yield self._expressions.storing(value)
 

@@ -79,16 +79,17 @@ class Expressions:
         self._stack_bytes = 0
 
     @contextmanager
-    def along(self, stretch: Stretch, ahead: int | None = None) -> Iterator[None]:
+    def along(self, stretch: Stretch, ahead: int | None = None, index: str = "a") -> Iterator[None]:
         """Within it, what the loop over a long axis computes needs no array.
 
         Args:
             stretch: What it computes.
             ahead: Of several entries in one round of the loop, which one is spoken of; None: there is but one.
+            index: What the loop counts by.
         """
         self._stretch = stretch
         if ahead is not None:
-            self._entry, self._suffix = f"(a + {ahead})", f"_{ahead}"
+            self._entry, self._suffix = f"({index} + {ahead})", f"_{ahead}"
         yield
         self._stretch, self._entry, self._suffix = None, "a", ""
 
