@@ -99,6 +99,12 @@ class Target:
         """1 / T, a number or a column (C, 1)."""
         return 1.0 if self._inverse_temperature is None else self._inverse_temperature
 
+    @property
+    def context_structure(self) -> str:
+        """The context with shapes and dtypes in the place of its tensors, in words."""
+        context = self._context
+        return repr(None if context is None else map_tensors(lambda part: (tuple(part.shape), part.dtype), context))
+
     def rows(self, index: slice) -> Target:
         """The same target for some of the chains: context and temperature are sliced with them."""
         part = copy.copy(self)

@@ -111,7 +111,7 @@ def for_autograd(structure: Any) -> Any:
         return map_tensors(lambda tensor: tensor.clone() if tensor.is_inference() else tensor, structure)
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], structure: Any) -> Any:
+def map_tensors(function: Callable[[Tensor], Any], structure: Any) -> Any:
     """Apply a function to every tensor in a (nested) tuple, list or dict."""
     if isinstance(structure, Tensor):
         return function(structure)

@@ -38,6 +38,7 @@ class Native:
 
     def __init__(self, eager: Eager, *, is_kept: bool) -> None:
         self._start, self._is_kept = eager.start, is_kept
+        self._refusal: NotTraceableError | None = None
         self.reason = "native: kernel and energy are one compiled program"
         self.kernel, self.params, self.num_chains = eager.kernel, eager.params, eager.num_chains
         self._target, self._steps = eager.target, self._start.num_steps
@@ -105,18 +106,31 @@ class Native:
         A run that keeps nothing at draws has a program without what is only told there, which leaves registers free.
         """
         totals, keeps_draws = record.totals, record.draws is not None or bool(record.collect)
-        shapes = {
-            name: (tuple(value.shape), drops_out(name, value)) if isinstance(value, Tensor) else value
-            for name, value in self.params._asdict().items()
-        }
-        key = (repr(shapes), tuple(totals.sums), bool(totals.moves), keeps_draws)
+        key = (self._params_as_read(), tuple(totals.sums), bool(totals.moves), keeps_draws)
         if key not in self._programs:
             subject = Subject.of(self.kernel, self._target, self.params, state, totals, keeps_draws=keeps_draws)
-            trace, printed = write(subject)
-            if self._is_kept and trace.is_settled:
-                raise NotTraceableError("the energy works something out from captured tensors alone, see Programs")
-            self._programs[key] = _Program(trace, printed, self._start.matrix.device, self.num_chains)
+            self._programs[key] = _Program(*self._written(subject), self._start.matrix.device, self.num_chains)
         return self._programs[key]
+
+    def _params_as_read(self) -> str:
+        """What of the parameters has a say in programs, which read all else."""
+        fields = self.params._asdict().items()
+        return repr(
+            {
+                name: (tuple(value.shape), drops_out(name, value)) if isinstance(value, Tensor) else value
+                for name, value in fields
+            }
+        )
+
+    def _written(self, subject: Subject) -> tuple[Trace, Printed]:
+        try:
+            written = write(subject)
+            if self._is_kept and written[0].is_settled:
+                raise NotTraceableError("the energy works something out from captured tensors alone, see Programs")
+        except NotTraceableError as error:
+            self._refusal = error
+            raise
+        return written
 
     def _run(
         self, program: _Program, state: StateLike, num_draws: int, record: Record
@@ -215,7 +229,8 @@ class Native:
             try:
                 state = self._checked_start(eager, new_record)
             except (NotTraceableError, BuildError) as error:
-                programs.refuse(situation, error)
+                if error is self._refusal or isinstance(error, BuildError):
+                    programs.refuse(situation, error)  # all else is about where chains stand, and not the next time
                 raise
             programs.keep(situation, (self._programs, state))
             return state
@@ -226,11 +241,15 @@ class Native:
 
     def _situation(self) -> Hashable:
         """What has a say in programs besides the energy."""
-        matrix, rows = self._start.matrix, {"position": self._start.matrix, **self._rows_of_target}
-        columns = tuple((name, value.shape, value.dtype) for name, value in rows.items())
-        beta = self._target.inverse_temperature
-        temperature = None if isinstance(beta, Tensor) else beta
-        return self.kernel, self._start.layout, matrix.device, columns, temperature
+        matrix, target, beta = self._start.matrix, self._target, self._target.inverse_temperature
+        temperature = (beta.shape, beta.dtype) if isinstance(beta, Tensor) else beta
+        columns = (matrix.shape, matrix.dtype, matrix.device, self._start.layout, target.context_structure, temperature)
+        situation = (self.kernel, self._params_as_read(), *columns)
+        try:
+            hash(situation)
+        except TypeError as error:
+            raise NotTraceableError(f"{self.kernel} cannot be told from other kernels: {error}") from error
+        return situation
 
     def _unread(self, few: StateLike) -> StateLike:
         """A state of all chains whose energies and gradients nobody knows: a program reads positions alone."""

@@ -312,6 +312,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _by_torch(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """An operator on plain numbers, which needs no rule."""
+        self.is_settled |= not all(isinstance(tensor, Symbolic) for tensor in _tensors((*args, *kwargs.values())))
         made = func(*map(_with_values, args), **{name: _with_values(value) for name, value in kwargs.items()})
         return type(made)(map(self._constant, made)) if isinstance(made, list | tuple) else self._constant(made)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import math
+import pickle
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -12,7 +16,7 @@ from torch import Tensor, nn
 from lamina.samplers import GHMC, HMC, ULA, Chains, Kernel, Programs, run
 from lamina.samplers.engines import DEFAULT_VARIABLE
 from lamina.samplers.errors import NotTraceableError
-from lamina.samplers.native import build, engine
+from lamina.samplers.native import build, engine, trace
 
 pytestmark = pytest.mark.skipif(build.find_compiler() is None, reason="there is no C++ compiler on this machine")
 
@@ -145,10 +149,12 @@ def test_no_steps_at_all_have_energies(start: Tensor) -> None:
 
 SCALE = torch.tensor(2.0, dtype=torch.float64)
 INDICES = torch.tensor([2, 0, 1])
-MATRIX = torch.linspace(-1, 1, 9, dtype=torch.float64).reshape(3, 3)
+MATRIX = torch.linspace(-1, 1, 9, dtype=torch.float64).reshape(3, 3) + torch.eye(3, dtype=torch.float64)
 SETTLED: dict[str, Callable[[Tensor], Tensor]] = {
     "exponential": lambda x: SCALE.exp() * x.square().sum(-1),
     "normalised": lambda x: (x @ (MATRIX / MATRIX.norm())).square().sum(-1),
+    "constant": lambda x: (x @ torch.linalg.solve(MATRIX, torch.eye(3, dtype=x.dtype))).square().sum(-1),
+    "angle": lambda x: (x * torch.atan2(torch.ones(3, dtype=x.dtype), MATRIX[0])).square().sum(-1),
     "value": lambda x: float(SCALE) * x.square().sum(-1),
     "branch": lambda x: x.square().sum(-1) if SCALE > 0 else x.sum(-1),
     "integers": lambda x: x[:, INDICES].square().sum(-1),
@@ -168,16 +174,103 @@ def test_what_would_not_see_a_change_is_not_kept(name: str, start: Tensor, writt
     run(energy, kernel, start, num_steps=1, noise=0, engine="native")
 
 
-def test_views_are_kept(start: Tensor) -> None:
-    matrix, programs = MATRIX.clone(), Programs()
+def test_a_start_where_nothing_is_finite_says_nothing_of_the_next(start: Tensor, written: list[object]) -> None:
+    programs, kernel = Programs(), ULA(step_size=0.01)
+    for position in (torch.full_like(start, math.nan), start):
+        result = run(Network(), kernel, position, num_steps=1, noise=0, engine="auto", programs=programs)
+        assert result.engine.startswith("native") == bool(position.isfinite().all())
+
+
+def test_views_are_kept(start: Tensor, written: list[object]) -> None:
+    """Of short axes and of long ones, which are read where they lie."""
+    matrix, programs = torch.linspace(-1, 1, 40 * 50, dtype=torch.float64).reshape(40, 50), Programs()
 
     def energy(x: Tensor) -> Tensor:
-        return (x @ matrix.T).square().sum(-1) + matrix[0, 0] * x.square().sum(-1) + (x * matrix.diagonal()).sum(-1)
+        hidden = (x @ matrix[:40:20, 7:].T[:3, :2] @ matrix[:2]).tanh()
+        return (hidden @ matrix.T).square().mean(-1) + (x * matrix.diagonal()[:3]).sum(-1) + x.square().sum(-1)
 
-    for _ in range(2):
+    for _ in range(3):
         kept, eager = (
             run(energy, ULA(step_size=0.01), start, num_steps=3, noise=0, engine=name, programs=programs)
             for name in ("native", "eager")
         )
         torch.testing.assert_close(kept.position, eager.position)
-        matrix *= 2
+        matrix *= 1.1
+    assert len(written) == 1
+
+
+def test_a_context_of_another_order_makes_another_program(start: Tensor, written: list[object]) -> None:
+    programs, rows = Programs(), {"low": start - 1, "high": 2 * start}
+
+    def energy(x: Tensor, context: dict[str, Tensor]) -> Tensor:
+        return (x - context["low"]).square().sum(-1) + (x - context["high"]).abs().sum(-1)
+
+    for context in (rows, dict(reversed(rows.items())), rows):
+        kept, eager = (
+            run(
+                energy, ULA(step_size=0.1), start, num_steps=3, noise=0, context=context, engine=name, programs=programs
+            )
+            for name in ("native", "eager")
+        )
+        torch.testing.assert_close(kept.position, eager.position)
+    assert len(written) == 2
+
+
+def test_refusals_are_of_what_was_refused(
+    start: Tensor, written: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of other parameters, nor of numbers in a context that do not fit."""
+    monkeypatch.setattr(trace, "_MAX_IN_MATRICES", 40 * 40 - 1)
+    programs, kernel = Programs(), HMC(step_size=0.1)
+    wide, rows = start.repeat(1, 14)[:, :40], torch.ones(10, 1, dtype=torch.int64)
+
+    def energy(x: Tensor, context: Tensor) -> Tensor:
+        return 0.5 * (x * context).square().sum(-1)
+
+    def engine_of(inverse_mass: Tensor, context: Tensor) -> str:
+        params = kernel.init_params(wide, inverse_mass=inverse_mass)
+        options: Any = {"context": context, "params": params, "noise": 0, "engine": "auto", "programs": programs}
+        return run(energy, kernel, wide, num_steps=1, **options).engine.split()[0].strip(",:")
+
+    dense, diagonal = torch.eye(40, dtype=torch.float64) + 0.1, torch.linspace(1, 2, 40, dtype=torch.float64)
+    assert [engine_of(dense, rows) for _ in range(3)] == ["eager"] * 3
+    assert len(written) == 1
+    assert engine_of(diagonal, rows * 2**40) == "eager"
+    assert [engine_of(diagonal, rows) for _ in range(3)] == ["native"] * 3
+
+
+def test_no_compiler_is_found_missing_once(
+    start: Tensor, written: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = Programs()
+    monkeypatch.setenv("LAMINA_CXX", "/nonexistent/compiler")
+    monkeypatch.setenv("LAMINA_CACHE", "/nonexistent/cache")
+    for _ in range(3):
+        result = run(Network(), ULA(step_size=0.01), start, num_steps=1, noise=0, engine="auto", programs=programs)
+        assert result.engine.startswith("eager")
+    assert len(written) == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed(ULA):
+    """A kernel that has no hash."""
+
+    names: list[str] = field(default_factory=list)
+
+
+def test_kernels_that_cannot_be_told_apart_are_not_kept(start: Tensor, written: list[object]) -> None:
+    result = run(Network(), Listed(step_size=0.1), start, num_steps=1, noise=0, engine="auto", programs=Programs())
+    assert "cannot be told from other kernels" in result.engine
+    assert not written
+
+
+def test_few_programs_are_kept_and_copies_are_empty(start: Tensor, written: list[object]) -> None:
+    programs = Programs()
+    for i in range(33):
+        programs.keep(i, i)
+    assert (programs.found(0), programs.found(1)) == (None, 1)
+    run(Network(), ULA(step_size=0.1), start, num_steps=1, noise=0, engine="native", programs=programs)
+    for copied in (copy.deepcopy(programs), pickle.loads(pickle.dumps(programs))):
+        assert copied.found(32) is None
+        run(Network(), ULA(step_size=0.1), start, num_steps=1, noise=0, engine="native", programs=copied)
+    assert len(written) == 3
