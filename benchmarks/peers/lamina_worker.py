@@ -74,6 +74,7 @@ def make_sampler(
             kernel,
             context=context,
             engine=engine,
+            programs=samplers.Programs(),  # as the peers keep what they compiled
             summarise=kernel.is_exact,  # unadjusted peers tell no acceptance either
         ),
         start=torch.from_numpy(starts(case.problem, case.num_chains)),
