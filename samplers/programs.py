@@ -37,7 +37,7 @@ class Programs:
             NotTraceableError: If that was refused.
             BuildError: Likewise.
         """
-        if situation in self._refused:
+        if situation in self._refused and situation not in self._kept:
             kind, message = self._refused[situation]
             raise kind(message)
         return self._kept.get(situation)

@@ -33,12 +33,11 @@ class Native:
 
     Args:
         eager: The run by plain torch.
-        is_kept: Whether its programs are for later runs as well.
+        store: Where its programs are kept for later runs, if they are.
     """
 
-    def __init__(self, eager: Eager, *, is_kept: bool) -> None:
-        self._start, self._is_kept = eager.start, is_kept
-        self._refusal: NotTraceableError | None = None
+    def __init__(self, eager: Eager, store: Programs | None) -> None:
+        self._start, self._store = eager.start, store
         self.reason = "native: kernel and energy are one compiled program"
         self.kernel, self.params, self.num_chains = eager.kernel, eager.params, eager.num_chains
         self._target, self._steps = eager.target, self._start.num_steps
@@ -67,11 +66,8 @@ class Native:
             raise NotTraceableError(f"the chains are on {eager.start.matrix.device}")
         if not isinstance(eager.noise, CounterNoise | GeneratorNoise):
             raise NotTraceableError(f"noise from a {type(eager.noise).__name__} is handed over step by step")
-        native = Native(eager, is_kept=programs is not None)
-        if programs is None:
-            state = native._checked_start(eager, new_record)
-        else:
-            state = native._kept_start(eager, new_record, programs)
+        native = Native(eager, programs)
+        state = (native._checked_start if programs is None else native._kept_start)(eager, new_record)
         native._noise = _counter_based(eager.noise)  # a generator is asked only when nothing can fail any more
         return native, state
 
@@ -109,7 +105,14 @@ class Native:
         key = (self._params_as_read(), tuple(totals.sums), bool(totals.moves), keeps_draws)
         if key not in self._programs:
             subject = Subject.of(self.kernel, self._target, self.params, state, totals, keeps_draws=keeps_draws)
-            self._programs[key] = _Program(*self._written(subject), self._start.matrix.device, self.num_chains)
+            try:
+                self._programs[key] = self._made(subject)
+            except (NotTraceableError, BuildError) as error:
+                if (
+                    self._store is not None
+                ):  # all else that is refused is about where chains stand, and not the next time
+                    self._store.refuse(self._situation(), error)
+                raise
         return self._programs[key]
 
     def _params_as_read(self) -> str:
@@ -122,15 +125,11 @@ class Native:
             }
         )
 
-    def _written(self, subject: Subject) -> tuple[Trace, Printed]:
-        try:
-            written = write(subject)
-            if self._is_kept and written[0].is_settled:
-                raise NotTraceableError("the energy works something out from captured tensors alone, see Programs")
-        except NotTraceableError as error:
-            self._refusal = error
-            raise
-        return written
+    def _made(self, subject: Subject) -> _Program:
+        trace, printed = write(subject)
+        if self._store is not None and trace.is_settled:
+            raise NotTraceableError("the energy works something out from captured tensors alone, see Programs")
+        return _Program(trace, printed, self._start.matrix.device, self.num_chains)
 
     def _run(
         self, program: _Program, state: StateLike, num_draws: int, record: Record
@@ -218,21 +217,17 @@ class Native:
             _compare(self._where_it_stands(beside, record), some, there)
         return ours
 
-    def _kept_start(self, eager: Eager, new_record: Callable[[StateLike], Record], programs: Programs) -> StateLike:
+    def _kept_start(self, eager: Eager, new_record: Callable[[StateLike], Record]) -> StateLike:
         """The start of a run whose programs are those of one before, see `Programs`.
 
         Its energies and gradients are left to those before, where the run keeps none but those that its steps make.
         """
+        assert self._store is not None
         situation = self._situation()
-        kept = programs.found(situation)
+        kept = self._store.found(situation)
         if kept is None:
-            try:
-                state = self._checked_start(eager, new_record)
-            except (NotTraceableError, BuildError) as error:
-                if error is self._refusal or isinstance(error, BuildError):
-                    programs.refuse(situation, error)  # all else is about where chains stand, and not the next time
-                raise
-            programs.keep(situation, (self._programs, state))
+            state = self._checked_start(eager, new_record)
+            self._store.keep(situation, (self._programs, state))
             return state
         self._programs, like = kept
         begin: StateLike = eager.init() if self.kernel.memory(like) else like._replace(position=self._start.matrix)
