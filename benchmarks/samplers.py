@@ -31,7 +31,7 @@ from torch import Tensor
 from lamina.samplers import MALA, Chains, Energy, GeneratorNoise, Kernel, ParameterError, progress, sample
 from lamina.samplers.checks import check_count, check_positive
 from lamina.samplers.diagnostics import RHAT_LIMIT, DiagnosticWarning, ess_bulk, nested_rhat, rhat
-from lamina.samplers.eager import Record
+from lamina.samplers.eager import Eager, Record
 from lamina.samplers.engines import EngineName, resolve, start_engine
 from lamina.samplers.noise import noise_from_state
 from lamina.samplers.totals import Totals
@@ -449,15 +449,10 @@ def _run(
     """Continue chains on one engine, whose start is timed, and then every piece."""
     device, (num_draws, thinning) = str(chains.matrix.device), length
     times = [_now(device)]
+    noise = noise_from_state(chains.noise_state, chains.matrix.device)
     runner, state = start_engine(
         engine,
-        target,
-        kernel,
-        chains,
-        noise_from_state(chains.noise_state, chains.matrix.device),
-        context=None,
-        temperature=1.0,
-        chain_batch_size=None,
+        Eager(target, kernel, chains, noise, context=None, temperature=1.0, chain_batch_size=None),
         num_steps=num_draws * thinning,
         new_record=functools.partial(Record.of_all, kernel),
     )

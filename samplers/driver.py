@@ -20,7 +20,7 @@ from .adaptation.base import Adaptation
 from .chains import Chains
 from .checks import check_count
 from .diagnostics import MIN_EBFMI, Summary, summary
-from .eager import Record
+from .eager import Eager, Record
 from .energy import Energy, check_start
 from .engines import EngineName, start_engine
 from .errors import NumericalWarning, ParameterError
@@ -192,13 +192,7 @@ def sample(
     _check_fields(kernel, collect)
     runner, state = start_engine(
         engine,
-        energy,
-        kernel,
-        chains,
-        source,
-        context,
-        temperature,
-        chain_batch_size,
+        Eager(energy, kernel, chains, source, context, temperature, chain_batch_size),
         num_steps=num_warmup + num_samples * thinning,
         new_record=partial(Record.of_all, kernel),
         check=check_start,
@@ -285,13 +279,7 @@ def run(
 
     runner, state = start_engine(
         engine,
-        energy,
-        kernel,
-        chains,
-        source,
-        context,
-        temperature,
-        chain_batch_size,
+        Eager(energy, kernel, chains, source, context, temperature, chain_batch_size),
         num_steps,
         new_record,
         programs=programs if num_steps else None,  # or nobody would know the energies

@@ -13,10 +13,8 @@ from torch import Tensor
 from .chains import Chains
 from .compiled import compiled
 from .eager import Eager, Record
-from .energy import Energy
 from .errors import BuildError, NotTraceableError, UnknownNameError
 from .kernel import InfoLike, Kernel, StateLike
-from .noise import NoiseSource
 from .programs import Programs
 
 if TYPE_CHECKING:
@@ -128,13 +126,7 @@ class Steadfast:
 
 def start_engine(
     name: EngineName,
-    energy: Energy,
-    kernel: Kernel[Any],
-    chains: Chains,
-    noise: NoiseSource,
-    context: Any,
-    temperature: float | Tensor,
-    chain_batch_size: int | None,
+    eager: Eager,
     num_steps: int,
     new_record: Callable[[StateLike], Record],
     check: Callable[[Tensor, Tensor], None] | None = None,
@@ -144,13 +136,7 @@ def start_engine(
 
     Args:
         name: See `sample`.
-        energy: See `sample`.
-        kernel: See `sample`.
-        chains: Where to start.
-        noise: Where randomness comes from.
-        context: See `sample`.
-        temperature: See `sample`.
-        chain_batch_size: See `sample`.
+        eager: The run by plain torch.
         num_steps: Steps that the run is going to take, warm-up included.
         new_record: What it is going to keep, from a state: sums, and whether anything at draws.
         check: Raises where a start of these energies (C, 1) and gradients (C, D) will not do.
@@ -162,7 +148,6 @@ def start_engine(
         BuildError: If "native" is asked for by name, and cannot be compiled.
     """
     name = resolve(name)
-    eager = Eager(energy, kernel, chains, noise, context, temperature, chain_batch_size)
     try:
         choice = choose(name, eager, new_record, num_steps, programs)
     except NotTraceableError:
