@@ -45,7 +45,8 @@ class TrainingChains:
         self._model, self._config, self._generator = model, config, generator
         self._num_chains = num_chains
         self._keeps_latents = num_rows is not None
-        # What is learnt changes the weights in place and nothing else, so that a program serves all of training.
+        # What is learnt changes the weights in place and nothing else, so that a program serves all of training. Not on
+        # CUDA, where nobody knows how fast it is.
         self._programs = Programs()
         self._engine: EngineName = "auto" if generator.device.type == "cpu" else "eager"
         self._memory: Latents | None = None
