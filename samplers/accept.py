@@ -78,29 +78,29 @@ def _flagged(log_ratio: Tensor, proposed: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def can_stand(state: StateLike) -> Tensor:
-    """Whether position, energy, gradient and what else a state holds are finite, and their sum is, (C, 1)."""
-    if _all_stand(state):
+    """Whether position, energy, gradient and what else a state holds are finite, (C, 1).
+
+    Programs look at their sum, which only overflows sooner where numbers are next to the largest there are.
+    """
+    numbers = _numbers(state)
+    if not values_are_at_hand(state.energy):
+        return functools.reduce(torch.add, map(row_sum, numbers)).abs() < torch.inf  # false of NaN
+    if _all_finite(state):
         return torch.ones_like(state.energy, dtype=torch.bool)
-    total = functools.reduce(torch.add, map(row_sum, _numbers(state)))
-    return total.abs() < torch.inf  # false of NaN
+    return functools.reduce(torch.logical_and, (torch.isfinite(field).all(1, keepdim=True) for field in numbers))
 
 
 def where_chains_can_stand(proposed: StateT, current: StateT) -> StateT:
     """The proposed state, save for chains that cannot stand there: they stay."""
-    if _all_stand(proposed):
+    if values_are_at_hand(proposed.energy) and _all_finite(proposed):
         return proposed  # torch.where would take as long as a cheap energy
     return select(can_stand(proposed), proposed, current)
 
 
-def _all_stand(state: StateLike) -> bool:
-    """Whether a look tells that all chains can stand: where the sum of the squares of every field is finite.
-
-    Then every number is, and every sum of some of them.
-    """
-    if not values_are_at_hand(state.energy):
-        return False
-    for values in cast(tuple[Tensor, ...], state):
-        if values.is_floating_point() and not float(torch.linalg.vector_norm(values)) < math.inf:
+def _all_finite(state: StateLike) -> bool:
+    """Whether a look tells that all numbers are finite: where their sums are."""
+    for field in cast(tuple[Tensor, ...], state):
+        if field.is_floating_point() and not math.isfinite(field.sum()):
             return False
     return True
 
