@@ -2,7 +2,8 @@
 
 Three environment variables are read:
 
-- `LAMINA_CXX` names the compiler; without it, the first of g++, clang++ and c++ that runs is taken.
+- `LAMINA_CXX` names the compiler; without it, the first of g++, clang++ and c++ that runs is taken, else the Clang of
+  the package `ziglang`, where that is installed. `LAMINA_CXX=ziglang` names it too.
 - `LAMINA_CACHE` names the folder; without it, `$XDG_CACHE_HOME/lamina/native` or `~/.cache/lamina/native`.
 - `LAMINA_KEEP_SOURCE=1` keeps the text of each program beside its library, for the curious and for debuggers.
 
@@ -31,7 +32,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 from ..errors import BuildError, NoCompilerError
@@ -57,6 +58,9 @@ _FLAGS = (
 _CPU_FLAGS = (("-march=native",), ("-mcpu=native",), ())  # the first that the compiler knows; clang on ARM has -mcpu
 _PROBE = 'extern "C" int probe() { return 0; }\n'
 
+_PACKAGE = "ziglang"
+_PACKAGED = ("c++", "-nostdlib++")  # or it would build C++'s library for a minute, which no program uses
+
 _TIMEOUT_S = 60.0  # the largest programs that are worth unrolling take about 5 s; ten times that on a busy machine
 _BUSY_S = 3600.0  # what was touched this recently may still be in use: many times the longest compile
 _LIMIT_BYTES = 256 * 2**20  # some thousand libraries
@@ -76,12 +80,15 @@ class Compiler:
     """A C++ compiler that runs.
 
     Attributes:
-        path: Its absolute path.
-        version: The first line of what it says to `--version`.
+        command: Its absolute path, and what it is always told.
+        version: The first line of what it says to `--version`; that of a package.
     """
 
-    path: str
+    command: tuple[str, ...]
     version: str
+
+    def __str__(self) -> str:
+        return self.command[0]
 
 
 def load(source: str) -> ctypes.CDLL:
@@ -101,8 +108,9 @@ def load(source: str) -> ctypes.CDLL:
     compiler = find_compiler()
     if compiler is None:
         raise NoCompilerError(
-            "the native engine needs a C++ compiler: none of g++, clang++ and c++ runs here. Install one, or name one "
-            f"in the environment variable {COMPILER_VARIABLE}; engine='eager' works without."
+            "the native engine needs a C++ compiler: none of g++, clang++ and c++ runs here. Install one, for instance "
+            "by pip install 'lamina[compiler]', or name one in the environment variable "
+            f"{COMPILER_VARIABLE}; engine='eager' works without."
         )
     key = _key(source, compiler)
     with _lock:
@@ -143,6 +151,7 @@ def clear_cache() -> None:
         _loaded.clear()
         for _, _, path in _entries(folder):
             path.unlink(missing_ok=True)
+        shutil.rmtree(folder / _PACKAGE, ignore_errors=True)
         _sweep(folder)
 
 
@@ -150,7 +159,7 @@ def clear_cache() -> None:
 
 
 def find_compiler() -> Compiler | None:
-    """Find the compiler that `LAMINA_CXX` names or, if it is not set, the first of g++, clang++ and c++ that runs.
+    """Find the compiler that `LAMINA_CXX` names or, if it is not set, the first of several that runs.
 
     Returns:
         The compiler, or None if there is none, as on Windows, whose compilers take other options.
@@ -162,13 +171,15 @@ def find_compiler() -> Compiler | None:
         return None
     if named := os.environ.get(COMPILER_VARIABLE):
         return _compiler(named)
-    for name in ("g++", "clang++", "c++"):
+    for name in ("g++", "clang++", "c++", _PACKAGE):
         with suppress(BuildError):
             return _compiler(name)
     return None
 
 
 def _compiler(name: str) -> Compiler:
+    if name == _PACKAGE:
+        return _packaged()
     found = shutil.which(os.path.expanduser(name))
     if found is None:
         raise BuildError(
@@ -176,7 +187,18 @@ def _compiler(name: str) -> Compiler:
             "options, by its path or as found on PATH; or unset it."
         )
     path = os.path.abspath(found)
-    return Compiler(path, _version_line(path))
+    return Compiler((path,), _version_line(path))
+
+
+def _packaged() -> Compiler:
+    """The compiler of the package, which brings all that it needs; nothing of it runs before it is needed."""
+    try:
+        package = distribution(_PACKAGE)
+    except PackageNotFoundError as error:
+        raise BuildError(
+            f"the package {_PACKAGE} is not installed: pip install 'lamina[compiler]', or unset {COMPILER_VARIABLE}."
+        ) from error
+    return Compiler((str(package.locate_file(f"{_PACKAGE}/zig")), *_PACKAGED), package.version)
 
 
 @cache
@@ -205,7 +227,7 @@ def _supported_flags(compiler: Compiler, folder: Path) -> tuple[str, ...]:
 
 def _compile(source: str, compiler: Compiler, flags: tuple[str, ...], work: Path) -> subprocess.CompletedProcess[str]:
     (work / "program.cpp").write_text(source, encoding="utf-8")
-    return _run([compiler.path, *flags, "program.cpp", "-o", "program.so"], work)
+    return _run([*compiler.command, *flags, "program.cpp", "-o", "program.so"], work)
 
 
 def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -214,7 +236,7 @@ def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=os.environ | {"LC_ALL": "C", "TMPDIR": str(folder)},
+            env=_folders_of_package(folder) | os.environ | {"LC_ALL": "C", "TMPDIR": str(folder)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -240,9 +262,14 @@ def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(command, process.returncode, output, complaints)
 
 
+def _folders_of_package(work: Path) -> dict[str, str]:
+    """Where the packaged compiler keeps what it makes once, and what it makes of one program; otherwise at home."""
+    return {"ZIG_GLOBAL_CACHE_DIR": str(work.parent / _PACKAGE), "ZIG_LOCAL_CACHE_DIR": str(work / _PACKAGE)}
+
+
 def _refusal(compiler: Compiler, result: subprocess.CompletedProcess[str]) -> BuildError:
     return BuildError(
-        f"{compiler.path} could not compile the program:\n{_complaint(result)}\nName another compiler in "
+        f"{compiler} could not compile the program:\n{_complaint(result)}\nName another compiler in "
         f"{COMPILER_VARIABLE}, or use engine='eager', which needs none."
     )
 

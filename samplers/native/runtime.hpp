@@ -10,8 +10,8 @@
 //
 // No heavy headers: <immintrin.h> and <cmath> alone would take longer to compile than most programs.
 
-#include <cstdint>
-#include <cstring>
+#include <stdint.h>
+#include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
 #define ENTRY extern "C"  // of a program

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import resource
+import shlex
 import shutil
 import signal
 import stat
@@ -66,7 +67,7 @@ class Wrapper:
         assert REAL is not None
         self.path.write_text(
             f'#!/bin/sh\nif [ "$1" = --version ]; then echo "{self.version}"; exit; fi\n'
-            f'echo "$@" >> "{self.log}"\n{before}\nexec "{REAL.path}" "$@"\n'
+            f'echo "$@" >> "{self.log}"\n{before}\nexec {shlex.join(REAL.command)} "$@"\n'
         )
         self.path.chmod(0o755)
 
@@ -184,9 +185,9 @@ def test_the_key_covers_the_compiler_its_version_and_the_source(
     forget()
     assert build.is_cached(program())
     assert not build.is_cached(program() + " ")
-    compiler = build.Compiler(str(wrapper.path), wrapper.version)
+    compiler = build.Compiler((str(wrapper.path),), wrapper.version)
     assert build._key(program(), compiler) == build._key(program(), build.find_compiler() or compiler)
-    assert build._key(program(), compiler) != build._key(program(), build.Compiler(str(wrapper.path), "wrapped 1.1"))
+    assert build._key(program(), compiler) != build._key(program(), build.Compiler((str(wrapper.path),), "wrapped 1.1"))
     monkeypatch.setenv(build.COMPILER_VARIABLE, str(Wrapper(tmp_path / "elsewhere").path))
     assert not build.is_cached(program())
 
@@ -535,10 +536,57 @@ def test_the_message_on_a_broken_source_quotes_the_compiler(folder: Path) -> Non
 
 def test_without_a_compiler_the_error_says_what_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(build, "_PACKAGE", "a-package-that-nobody-has")
     assert build.find_compiler() is None
     assert not build.is_cached(program())
-    with pytest.raises(NoCompilerError, match=r"g\+\+, clang\+\+ and c\+\+.*LAMINA_CXX.*engine='eager' works without"):
+    with pytest.raises(
+        NoCompilerError,
+        match=r"g\+\+, clang\+\+ and c\+\+.*lamina\[compiler\].*LAMINA_CXX.*engine='eager' works without",
+    ):
         build.load(program())
+
+
+def packaged_compiler(site: Path) -> Path:
+    """The package whose program is a compiler, the real one at heart, which keeps files where it is told to."""
+    assert REAL is not None
+    program, description = site / "ziglang" / "zig", site / "ziglang-1.2.dist-info" / "METADATA"
+    program.parent.mkdir()
+    description.parent.mkdir()
+    description.write_text("Metadata-Version: 2.1\nName: ziglang\nVersion: 1.2\n")
+    program.write_text(
+        '#!/bin/sh\n[ "$1 $2" = "c++ -nostdlib++" ] || exit 2\nshift 2\n'
+        'mkdir -p "$ZIG_GLOBAL_CACHE_DIR" "$ZIG_LOCAL_CACHE_DIR"\n'
+        'touch "$ZIG_GLOBAL_CACHE_DIR/for all" "$ZIG_LOCAL_CACHE_DIR/for one"\n'
+        f'exec {shlex.join(REAL.command)} "$@"\n'
+    )
+    program.chmod(0o755)
+    return program
+
+
+@needs_compiler
+@pytest.mark.parametrize("is_named", [True, False], ids=["named", "found"])
+def test_a_package_serves_where_there_is_no_other_compiler(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_named: bool
+) -> None:
+    program_of_package = packaged_compiler(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    if is_named:
+        monkeypatch.setenv(build.COMPILER_VARIABLE, "ziglang")
+    else:
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert build.find_compiler() == build.Compiler((str(program_of_package), "c++", "-nostdlib++"), "1.2")
+    assert build.load(program()).answer() == 42
+    assert sorted(path.suffix for path in folder.iterdir()) == ["", ".so"]
+    assert [path.name for path in (folder / "ziglang").iterdir()] == ["for all"]
+    build.clear_cache()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_package_that_is_named_and_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "_PACKAGE", "a-package-that-nobody-has")
+    monkeypatch.setenv(build.COMPILER_VARIABLE, build._PACKAGE)
+    with pytest.raises(BuildError, match=r"not installed: pip install 'lamina\[compiler\]'.*LAMINA_CXX"):
+        build.find_compiler()
 
 
 def test_windows_has_no_compiler_for_us(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -576,7 +624,7 @@ def test_a_compiler_that_does_not_run_is_passed_over(tmp_path: Path, monkeypatch
     (tmp_path / "g++").chmod(0o755)
     Wrapper(tmp_path / "c++", version="the one that runs")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert build.find_compiler() == build.Compiler(str(tmp_path / "c++"), "the one that runs")
+    assert build.find_compiler() == build.Compiler((str(tmp_path / "c++"),), "the one that runs")
 
 
 @needs_compiler

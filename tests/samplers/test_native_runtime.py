@@ -56,7 +56,9 @@ class Function(NamedTuple):
 
     def source(self, name: str) -> str:
         parameters = "".join(f"const {MEMORY[kind]}* p{i}, " for i, kind in enumerate(self.arguments))
-        loads = " ".join(f"{kind} {'xyz'[i]} = load<{kind}>(p{i} + i, n);" for i, kind in enumerate(self.arguments))
+        loads = " ".join(
+            f"[[maybe_unused]] {kind} {'xyz'[i]} = load<{kind}>(p{i} + i, n);" for i, kind in enumerate(self.arguments)
+        )
         return (
             f'extern "C" void {name}({parameters}{MEMORY[self.result]}* to, int64_t total) {{\n'
             "    for (int64_t i = 0; i < total; i += LANES) {\n"
@@ -142,7 +144,7 @@ def _compile(program: str, lanes: int, machine: str, folder: Path) -> Path:
         pytest.skip("there is no C++ compiler on this machine")
     source, library = folder / "program.cpp", folder / f"program{lanes}{machine}.so"
     source.write_text(f"#define LANES {lanes}\n{HEADER}\n{program}", encoding="utf-8")
-    command = [compiler.path, *FLAGS, f"-march={machine}", str(source), "-o", str(library)]
+    command = [*compiler.command, *FLAGS, f"-march={machine}", str(source), "-o", str(library)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[:4000]
     return library

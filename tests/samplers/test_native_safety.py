@@ -354,6 +354,7 @@ def test_no_compiler(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     else:
         monkeypatch.delenv(build.COMPILER_VARIABLE, raising=False)
         monkeypatch.setenv("PATH", "/nonexistent")
+        monkeypatch.setattr(build, "_PACKAGE", "a-package-that-nobody-has")
     options: dict[str, Any] = {"num_samples": 10, "generator": None, "noise": 4, "show_progress": False}
     result = sample(gaussian, KERNEL, start(), **options)
     assert result.engine.startswith("eager")
