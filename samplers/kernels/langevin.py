@@ -61,4 +61,4 @@ def log_hastings(state: State, proposed: State, xi: Tensor, params: LangevinPara
     root, pull = torch.sqrt(params.step_size), to_white(params.factor, state.grad + proposed.grad)
     middle = torch.addcmul(xi, root, pull, value=-0.5 * _HALF_LENGTH)
     drop = energy_drop(state.energy, proposed.energy)
-    return torch.addcmul(drop, root, row_sum(pull.double() * middle.double()), value=_HALF_LENGTH)
+    return torch.addcmul(drop, root, row_sum(pull.double() * middle), value=_HALF_LENGTH)
