@@ -10,7 +10,8 @@ Three environment variables are read:
 A loaded library runs with the user's rights, so the folder must belong to the user, and nobody else may write to it.
 An entry is one file, `KEY-DIGEST.so`. The key covers all that the machine code depends on, so that a folder on a shared
 home never runs on another CPU. The digest is that of the file itself and is checked before loading, since a damaged
-library can crash the process. A rename makes an entry appear whole, whoever else writes, reads or is killed.
+library can crash the process; so are its owner and its mode. A rename makes an entry appear whole, whoever else writes,
+reads or is killed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import platform
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -70,6 +72,8 @@ _CPU_FIELDS = ("model name", "flags", "CPU part", "Features", "cpu", "features")
 _ENTRY = re.compile(r"[0-9a-f]{64}(-[0-9a-f]{64}\.so|\.cpp)")  # the folder may hold files of the user, which stay
 _WORK_PREFIX = "lamina-build-"
 _COMPLAINT = re.compile(r"error|failed|cannot|not found|undefined|No space")
+
+_OTHERS_WRITE = 0o022
 
 _lock = threading.Lock()
 _loaded: dict[str, ctypes.CDLL] = {}
@@ -321,6 +325,11 @@ def _made(folder: Path) -> Path:
     return folder
 
 
+def _is_private(status: os.stat_result) -> bool:
+    """Whether a file is the user's, and nobody else may write to it."""
+    return status.st_uid == os.getuid() and stat.S_ISREG(status.st_mode) and not status.st_mode & _OTHERS_WRITE
+
+
 def _check_private(folder: Path) -> None:
     status = folder.stat()
     if status.st_uid != os.getuid():
@@ -328,7 +337,7 @@ def _check_private(folder: Path) -> None:
             f"{folder} belongs to user {status.st_uid}, and you are user {os.getuid()}: what is in it would run with "
             f"your rights. Name a folder of your own in {FOLDER_VARIABLE}."
         )
-    if status.st_mode & 0o022:
+    if status.st_mode & _OTHERS_WRITE:
         raise BuildError(
             f"{folder} is writable by others (mode {status.st_mode & 0o777:o}): what they put there would run with "
             "your rights. Remove it, or, if you trust what is in it, take their right away with chmod go-w; or name "
@@ -397,11 +406,11 @@ def _load_cached(folder: Path, key: str) -> ctypes.CDLL | None:
 
 
 def _intact(folder: Path, key: str) -> Iterator[Path]:
-    """Yield the intact entries, marked as used; remove damaged ones."""
+    """Yield the entries that are intact and the user's alone, marked as used; remove others."""
     for entry in folder.glob(f"{key}-*.so"):
         with suppress(FileNotFoundError):  # another process has just removed it
             os.utime(entry)
-            if entry.name == _entry_name(key, entry):
+            if _is_private(entry.lstat()) and entry.name == _entry_name(key, entry):
                 yield entry
             else:
                 entry.unlink()

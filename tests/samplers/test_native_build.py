@@ -237,6 +237,41 @@ def test_a_damaged_entry_is_compiled_anew(
     assert only_entry(other).name == entry
 
 
+def owned_by_somebody_else(entry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_mine, mine = Path.lstat, os.getuid()
+
+    def lstat(path: Path) -> os.stat_result:
+        status = list(of_mine(path))
+        status[stat.ST_UID] = mine + 1
+        return os.stat_result(status)
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+
+
+def writable_by_others(entry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry.chmod(0o722)
+
+
+def a_link(entry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = entry.parent.parent / entry.name
+    entry.replace(elsewhere)
+    entry.symlink_to(elsewhere)
+
+
+@needs_compiler
+@pytest.mark.parametrize("spoil", [owned_by_somebody_else, writable_by_others, a_link])
+def test_an_entry_that_is_not_the_users_alone_is_compiled_anew(
+    folder: Path, wrapper: Wrapper, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path, pytest.MonkeyPatch], None]
+) -> None:
+    build.load(program())
+    num_calls = len(wrapper.calls)
+    forget()
+    spoil(only_entry(folder), monkeypatch)
+    assert not build.is_cached(program())
+    assert build.load(program()).answer() == 42
+    assert len(wrapper.calls) > num_calls
+
+
 @needs_compiler
 def test_an_entry_that_this_system_cannot_load_is_compiled_anew(folder: Path, tmp_path: Path) -> None:
     folder.mkdir(mode=0o700)
