@@ -208,7 +208,7 @@ def sample(
             state, fields = runner.advance(state, chunk.stop - chunk.start, record)
             kept.append(fields)
             bar.advance(totals.figures() if bar.is_shown else None, steps=chunk.stop - chunk.start)
-    _warn_of_rounding(state.energy)
+    _warn_of_rounding(state.energy, runner.offset)
     return Samples(
         draws=chains.layout.unravel(draws.transpose(0, 1)),
         info={name: _by_chain(torch.cat([fields[name] for fields in kept])) for name in collect},
@@ -395,12 +395,14 @@ def _check_fields(kernel: Kernel[Any], collect: Sequence[str]) -> None:
         raise ParameterError(f"collect takes names among {', '.join(known)}; got {collect!r}.")
 
 
-def _warn_of_rounding(energy: Tensor) -> None:
-    finite = energy[torch.isfinite(energy)]
-    rounding = float(finite.abs().max()) * torch.finfo(energy.dtype).eps if len(finite) else 0.0
+def _warn_of_rounding(energy: Tensor, offset: Tensor | float) -> None:
+    """Warn where energies, less a constant that no decision saw, are so large that rounding has a say in decisions."""
+    decisive = (energy - offset)[torch.isfinite(energy)]
+    largest = float(decisive.abs().max()) if len(decisive) else 0.0
+    rounding = largest * torch.finfo(energy.dtype).eps
     if rounding > ROUNDING_LIMIT:
         warnings.warn(
-            f"energies as large as {float(finite.abs().max()):.3g} in {energy.dtype} are rounded by about "
+            f"energies as large as {largest:.3g} in {energy.dtype} are rounded by about "
             f"{rounding:.1g} nats, which biases acceptance. Subtract a constant, or return float64 energies.",
             NumericalWarning,
             stacklevel=3,

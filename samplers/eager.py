@@ -71,7 +71,10 @@ class Eager:
         params: Of the kernel, which may be changed between steps.
         num_chains: C.
         reason: Why it is this engine, in words.
+        offset: See `Engine`; plain torch decides by the energies as they are.
     """
+
+    offset: float = 0.0
 
     def __init__(
         self,

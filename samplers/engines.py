@@ -44,6 +44,11 @@ class Engine(Protocol):
     num_chains: int
 
     @property
+    def offset(self) -> Tensor | float:
+        """What is added to the energies that are told, while decisions do without: one number, or (C, 1)."""
+        ...
+
+    @property
     def reason(self) -> str:
         """Why it is this engine, in words."""
         ...
@@ -87,6 +92,11 @@ class Steadfast:
     @params.setter
     def params(self, params: Any) -> None:
         self._engine.params = params
+
+    @property
+    def offset(self) -> Tensor | float:
+        """That of the engine that runs."""
+        return self._engine.offset
 
     @property
     def reason(self) -> str:

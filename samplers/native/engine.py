@@ -21,7 +21,7 @@ from .cuda import OnCUDA
 from .processor import Arguments, OnProcessor
 from .program import live_values
 from .symbolic import check_integers
-from .trace import Column, Output, Subject, Trace, drops_out
+from .trace import OFFSET, Column, Output, Subject, Trace, drops_out
 from .writing import write
 
 _DEVICES = ("cpu", "cuda")
@@ -45,6 +45,7 @@ class Native:
         self._target.with_rows(self._keep_rows)
         self._programs: dict[object, _Program] = {}
         self._noise = CounterNoise(0)
+        self.offset: Tensor | float = 0.0
 
     @staticmethod
     def started(
@@ -140,7 +141,8 @@ class Native:
             check_length(site, self._start.matrix.shape[1], self._steps + num_steps)
         device = self._start.matrix.device
         left = [_room(output, device, self.num_chains) for output in (*trace.state, *trace.moves)]
-        sums = [_begun(totals.sums[column.name], column) for column, _ in trace.sums]
+        nothing = torch.zeros(1, 1, dtype=torch.float64, device=device)
+        sums = [_begun(totals.sums.get(column.name, nothing), column, self.num_chains) for column, _ in trace.sums]
         wanted = dict(zip((column.name for column, _ in trace.draws), trace.draws, strict=True))
         fields = {name: _room(wanted[name], device, num_draws, self.num_chains) for name in collect}
         drawn = [
@@ -158,6 +160,9 @@ class Native:
         )
         self._steps += num_steps
         totals.sums = {column.name: total.T for (column, _), total in zip(trace.sums, sums, strict=True)}
+        offset = totals.sums.pop(OFFSET, None)
+        if offset is not None and num_steps:
+            self.offset = offset / num_steps
         totals.num_steps += num_steps
         values = [_rows(output, columns) for output, columns in zip((*trace.state, *trace.moves), left, strict=True)]
         width = len(trace.state)
@@ -395,9 +400,9 @@ def _room(output: Output, device: torch.device, *lead: int) -> Tensor:
     return torch.empty(*lead[:-1], column.width, lead[-1], dtype=_memory_dtype(column.dtype), device=device)
 
 
-def _begun(total: Tensor, column: Column) -> Tensor:
+def _begun(total: Tensor, column: Column, num_chains: int) -> Tensor:
     """Sums so far, (width, C)."""
-    return total.expand(-1, column.width).T.clone(memory_format=torch.contiguous_format)
+    return total.expand(num_chains, column.width).T.clone(memory_format=torch.contiguous_format)
 
 
 def _rows(output: Output, room: Tensor, lead: int = 0) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from ..errors import NotTraceableError
 from ..kernel import Kernel, StateLike, is_per_chain
 from ..noise import Site
 from ..totals import Totals, add_energy
-from .program import Kind, Loop, Operand, Program, Value, is_uniform
+from .offset import split_off
+from .program import Kind, Loop, Operand, Program, Value
 from .symbolic import KINDS, Array, Place, Symbolic, Tracer, as_array, collapsed, entries, is_long, object_array
 
 MAX_TRACED = 12_000
@@ -31,6 +32,9 @@ _FEW_IN_MATRICES, _FEW_PRODUCTS = 8_000, 2_000_000
 
 ENERGY_FIELDS = ("energy", "total_energy")
 """What is told to people with the energy's additive constant, which chains do without."""
+
+OFFSET = "offset"
+"""What the sum over steps of that constant is called, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +202,7 @@ class _Recording:
                 inputs=self.inputs,
                 state=left[: len(state)],  # type: ignore[arg-type]
                 moves=left[len(state) :],  # type: ignore[arg-type]
-                sums=[self._output(name, info[name]) for name in subject.sums],
+                sums=self._sums(info, target),
                 draws=draws,
                 captured=self.tracer.captured,
                 is_settled=self.tracer.is_settled,
@@ -206,6 +210,13 @@ class _Recording:
                 state_type=type(state),
                 info_type=told_types[0],
             )
+
+    def _sums(self, info: Mapping[str, Tensor], target: _TracedTarget) -> list[Output]:
+        """What is asked for, and the energy's constant, so that it can be told from what decides."""
+        sums = {name: info[name] for name in self.subject.sums}
+        if sums and target.has_offset:
+            sums[OFFSET] = target.offset_column().expand(self.num_chains, 1)
+        return [self._output(name, value) for name, value in sums.items()]
 
     def repeat(self, num: int, body: Callable[..., Any], carry: Any) -> Any:
         """See `lamina.samplers.loops.repeat`."""
@@ -363,6 +374,11 @@ class _TracedTarget(Target):
         """See `Target`."""
         return super().energy(self._opaque(x))
 
+    @property
+    def has_offset(self) -> bool:
+        """Whether the energies lack anything."""
+        return isinstance(self._offset[0], Value) or self._offset[0] != 0
+
     def offset_column(self) -> Tensor:
         """What the energies lack, over the temperature: 0-d, or a column."""
         offset = self._tracer.tensor(self._offset[0], torch.float64)
@@ -387,7 +403,7 @@ class _TracedTarget(Target):
         demands, self._tracer.demands = self._tracer.demands, []
         numbers = value.numbers.copy()  # the energy's own may be a view of the position
         for chain in range(len(numbers)):
-            numbers[chain], self._offset[0] = _split_off(self._tracer.program, numbers[chain])
+            numbers[chain], self._offset[0] = split_off(self._tracer.program, numbers[chain])
             for demand in demands:
                 mine = demand[chain] if demand.ndim and len(demand) == len(numbers) else demand
                 numbers[chain] = self._demand(collapsed(mine).ravel().tolist(), numbers[chain], KINDS[value.dtype])
@@ -398,30 +414,6 @@ class _TracedTarget(Target):
         program = self._tracer.program
         for_all = [program.over("and", "bool", [one], one.axis if isinstance(one, Value) else 0) for one in conditions]
         return program.op("where", kind, program.tree("and", "bool", [True, *for_all]), value, math.nan)
-
-
-def _split_off(program: Program, value: Operand) -> tuple[Operand, Operand]:
-    """An energy without what it adds that is the same everywhere, and that, in float64."""
-    if not isinstance(value, Value):
-        return value, 0.0
-    op, kind, args = value.op, value.kind, cast(tuple[Operand, ...], value.args)
-    if op == "neg":
-        rest, constant = _split_off(program, args[0])
-        return program.op("neg", kind, rest), program.op("neg", "f64", constant)
-    if op == "fma" and is_uniform(args[2]):
-        return program.op("mul", kind, args[0], args[1]), program.op("cast", "f64", args[2])
-    if op == "sub" and is_uniform(args[1]):
-        rest, constant = _split_off(program, args[0])
-        return rest, program.op("sub", "f64", constant, program.op("cast", "f64", args[1]))
-    if op == "sub" and is_uniform(args[0]):
-        rest, constant = _split_off(program, args[1])
-        rest, constant = program.op("neg", kind, rest), program.op("neg", "f64", constant)
-        return rest, program.op("add", "f64", constant, program.op("cast", "f64", args[0]))
-    for one, other in ((0, 1), (1, 0)):
-        if op == "add" and is_uniform(args[one]):
-            rest, constant = _split_off(program, args[other])
-            return rest, program.op("add", "f64", constant, program.op("cast", "f64", args[one]))
-    return value, 0.0
 
 
 def _max_in_matrices(position: Tensor) -> int:

@@ -44,6 +44,7 @@ from lamina.samplers import (
     run,
     sample,
 )
+from lamina.samplers.energy import Energy
 from lamina.samplers.native import build, processor
 from lamina.samplers.testing import TARGETS, Report, check_kernel
 
@@ -429,14 +430,66 @@ def test_float32_accepts_as_often() -> None:
     assert abs(float(accepted[0] - accepted[1])) < 5 * math.sqrt(2 * 0.25 / 100_000)
 
 
-def test_additive_constant_costs_no_digits() -> None:
+HALF, MILLION = torch.tensor(0.5), torch.tensor(1e6)
+PER_COORDINATE = torch.linspace(1e4, 1e5, 40)
+LIFTED: dict[str, tuple[Energy, Energy, float]] = {
+    "last": (lambda x: mixture32(x), lambda x: mixture32(x) + 1e6, 1e6),
+    "taken away": (lambda x: mixture32(x), lambda x: 1e6 - (-mixture32(x) - MILLION), 2e6),
+    "in a sum": (lambda x: squares(x).sum(1), lambda x: (squares(x) + 1e6).sum(1), 3e6),
+    "scaled": (lambda x: squares(x).sum(1), lambda x: 2 * (HALF * squares(x).sum(1) + 5e5), 1e6),
+    "divided": (lambda x: squares(x).sum(1) / 4, lambda x: (squares(x).sum(1) + MILLION) / 4, 2.5e5),
+    "inside a support": (
+        lambda x: torch.where(x[:, 0] < 9, squares(x).sum(1), torch.inf),
+        lambda x: torch.where(x[:, 0] < 9, squares(x).sum(1) + 1e6, torch.inf),
+        1e6,
+    ),
+    "on both sides": (
+        lambda x: torch.where(x[:, 0] < 0, squares(x).sum(1), x.abs().sum(1)),
+        lambda x: torch.where(x[:, 0] < 0, squares(x).sum(1) + MILLION, x.abs().sum(1) + MILLION),
+        1e6,
+    ),
+    "along a long axis": (
+        lambda x: squares(x @ TO_FORTY).sum(1),
+        lambda x: (squares(x @ TO_FORTY) + PER_COORDINATE).sum(1),
+        float(PER_COORDINATE.double().sum()),
+    ),
+    "a recurrence": (lambda x: recurrence(x, 0.0), lambda x: recurrence(x, 2e4), 50 * 2e4),
+}
+TO_FORTY = torch.linspace(-0.3, 0.3, 120).reshape(3, 40)
+
+
+def squares(x: Tensor) -> Tensor:
+    return 0.5 * x.square()
+
+
+def recurrence(x: Tensor, constant: float) -> Tensor:
+    total = x[:, 0] * 0.5
+    for i in range(50):
+        total = total + squares(x[:, i % 2]) * 0.1 + constant
+    return total
+
+
+@pytest.mark.parametrize("name", LIFTED)
+def test_additive_constant_costs_no_digits(name: str) -> None:
+    plain, lifted, constant = LIFTED[name]
     options: dict[str, Any] = {"num_samples": 50, "noise": 3, "engine": "native", "collect": ("energy",)}
     x = start(20, dtype=torch.float32)
-    plain = sample(mixture32, LEAPFROG, x, **options)
-    with pytest.warns(NumericalWarning, match="rounded"):
-        lifted = sample(lambda x: mixture32(x) + 1e6, LEAPFROG, x, **options)
-    assert torch.equal(plain.draws, lifted.draws)  # type: ignore[arg-type]
-    torch.testing.assert_close(lifted.info["energy"], plain.info["energy"] + 1e6, rtol=0, atol=0.07)  # an ulp of 1e6
+    without, with_constant = sample(plain, LEAPFROG, x, **options), sample(lifted, LEAPFROG, x, **options)
+    assert torch.equal(without.draws, with_constant.draws)  # type: ignore[arg-type]
+    wanted = without.info["energy"].double() + constant
+    torch.testing.assert_close(with_constant.info["energy"].double(), wanted, rtol=1e-7, atol=0)
+
+
+def test_energies_that_are_large_without_a_constant_are_told() -> None:
+    """A third of this energy is a constant, and nothing of the rest is."""
+    options: dict[str, Any] = {"num_samples": 5, "noise": 3, "engine": "native"}
+    with pytest.warns(NumericalWarning, match=r"as large as 8\.66e\+05 .* rounded"):
+        sample(
+            lambda x: 5e5 + (5e5 + x).square().sum(1).sqrt(),
+            RWM(step_size=0.1),
+            start(20, dtype=torch.float32),
+            **options,
+        )
 
 
 def mixture32(x: Tensor) -> Tensor:
