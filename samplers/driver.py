@@ -35,6 +35,9 @@ from .warmup import WarmupReport, warm_up
 CHUNK_SECONDS = 0.1
 """How long the engine works between looks at the progress bar, about."""
 
+_PARTS = 16
+"""Parts of a run, at least, in which collected fields are handed over: what they are copied from is no larger."""
+
 ROUNDING_LIMIT = 1e-3
 """Rounding of an energy, in nats, beyond which acceptance is visibly biased."""
 
@@ -202,16 +205,20 @@ def sample(
         if num_warmup:
             state, report = warm_up(runner, state, num_warmup, adaptation or kernel.default_adaptation(), bar)
         draws, totals = runner.new_draws(num_samples), Totals(kernel, state)
-        kept: list[dict[str, Tensor]] = []
-        for chunk in _chunks(num_samples):
+        fields: dict[str, Tensor] = {}
+        longest = num_samples if not collect else -(-num_samples // _PARTS)
+        for chunk in _chunks(num_samples, longest):
             record = Record(totals, thinning, draws[chunk], collect)
-            state, fields = runner.advance(state, chunk.stop - chunk.start, record)
-            kept.append(fields)
+            state, told = runner.advance(state, chunk.stop - chunk.start, record)
+            for name, values in told.items():
+                if name not in fields:
+                    fields[name] = values.new_empty(num_samples, *values.shape[1:])
+                fields[name][chunk] = values
             bar.advance(totals.figures() if bar.is_shown else None, steps=chunk.stop - chunk.start)
     _warn_of_rounding(state.energy, runner.offset)
     return Samples(
         draws=chains.layout.unravel(draws.transpose(0, 1)),
-        info={name: _by_chain(torch.cat([fields[name] for fields in kept])) for name in collect},
+        info={name: _by_chain(fields[name]) for name in collect},
         accept_prob=totals.accept_prob,
         num_divergent=totals.num_divergent,
         num_grad_evals=totals.num_grad_evals,
@@ -286,7 +293,7 @@ def run(
     )
     start, record = state, new_record(state)
     energies = [start.energy.unsqueeze(0)]
-    for chunk in _chunks(num_steps):
+    for chunk in _chunks(num_steps, num_steps):
         state, fields = runner.advance(state, chunk.stop - chunk.start, record)
         energies += fields.values()
     return Run(
@@ -378,7 +385,7 @@ def _by_chain(fields: Tensor) -> Tensor:
     return fields.squeeze(2) if fields.shape[2] == 1 else fields
 
 
-def _chunks(num_draws: int) -> Iterator[slice]:
+def _chunks(num_draws: int, longest: int) -> Iterator[slice]:
     """Draws in growing stretches, each long enough to be worth while and short enough to see progress."""
     first, size = 0, 1
     while first < num_draws:
@@ -386,7 +393,7 @@ def _chunks(num_draws: int) -> Iterator[slice]:
         yield slice(first, min(first + size, num_draws))
         first += size
         if time.perf_counter() - started < CHUNK_SECONDS:
-            size *= 2
+            size = min(2 * size, longest)
 
 
 def _check_fields(kernel: Kernel[Any], collect: Sequence[str]) -> None:

@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from lamina.benchmarks.memory import PeakMemory
 from lamina.samplers import (
     HMC,
     MALA,
     NUTS,
+    RWM,
     ULA,
     Chains,
     CounterNoise,
@@ -38,6 +40,8 @@ from lamina.samplers import (
     sample,
 )
 from lamina.samplers.accept import accept
+from lamina.samplers.engines import EngineName
+from lamina.samplers.native.build import find_compiler
 
 NUM_CHAINS, DIM = 8, 3
 
@@ -497,3 +501,24 @@ def test_chains_go_on_with_kernels_that_fit_them() -> None:
 def test_warm_up_says_when_it_adapts_nothing() -> None:
     result = sample(lambda x: x.square().sum(1), ULA(step_size=0.1), start(), num_samples=4, num_warmup=5, noise=0)
     assert any("Warm-up adapted nothing" in note for note in result.summary().notes)
+
+
+@pytest.mark.parametrize("engine", ["eager", "native"])
+def test_what_is_stored_is_stored_once(engine: EngineName) -> None:
+    if engine == "native" and find_compiler() is None:
+        pytest.skip("there is no C++ compiler on this machine")
+    collect = ("accept_prob", "energy_error", "energy")
+
+    def stored(num_samples: int) -> Samples:
+        x = torch.zeros(4000, 1)
+        return sample(energy_of_squares, RWM(), x, num_samples=num_samples, noise=0, collect=collect, engine=engine)
+
+    stored(10)
+    with PeakMemory(torch.device("cpu")) as peak:
+        result = stored(500)
+    tensors = [result.draws, *result.info.values()]
+    assert peak.mib < 1.5 * sum(tensor.nbytes for tensor in tensors) / 2**20  # type: ignore[union-attr]
+
+
+def energy_of_squares(x: Tensor) -> Tensor:
+    return 0.5 * x.square().sum(1)
