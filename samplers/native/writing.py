@@ -54,7 +54,9 @@ def _write(subject: Subject, long: int | None) -> tuple[Trace, Printed]:
     digest = _digest(written[1])
     if digest not in _checked:
         if _digest(_print(subject, 3, long)[1]) != digest:
-            raise NotTraceableError("an energy that depends on how many chains there are")
+            is_steady = _digest(_print(subject, 2, long)[1]) == digest
+            what = "depends on how many chains there are" if is_steady else "changes from call to call"
+            raise NotTraceableError(f"an energy that {what}")
         if len(_checked) >= _MAX_CHECKED:
             _checked.clear()
         _checked.add(digest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
@@ -97,6 +98,7 @@ def solves(x: Tensor) -> Tensor:
     return gaussian(x) + torch.logdet(torch.eye(3, dtype=x.dtype) + x.unsqueeze(1) * x.unsqueeze(2))
 
 
+_calls = itertools.count()
 REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "branch": (branches, "asks for the value"),
     "float": (lambda x: gaussian(x) * (1 + 0 * float(x.detach()[0, 0])), "asks for the value"),
@@ -108,6 +110,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "mean-over-chains": (lambda x: gaussian(x - x.mean(0)), "chain"),
     "sum-over-chains": (lambda x: gaussian(x) + x.sum(), "chain"),
     "number-of-chains": (lambda x: gaussian(x) / x.shape[0], "how many chains"),
+    "number-of-calls": (lambda x: gaussian(x) * (1 + 1e-3 * next(_calls)), "from call to call"),
     "neighbours": (lambda x: gaussian(x - x.roll(1, 0)), "chain"),
     "first-chain": (lambda x: gaussian(x - x[:1]), "chain"),
     "sort": (lambda x: gaussian(x.sort(dim=1).values), "aten.sort"),
