@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from lamina.samplers import NUTS, CounterNoise, Layout, run
+from lamina.samplers import CounterNoise, Layout, run
 from lamina.samplers.chains import Chains
 from lamina.samplers.eager import Eager
 from lamina.samplers.energy import Target
@@ -31,11 +31,20 @@ from .peers.problems import PROBLEMS, starts
 from .peers.torch_energies import make_energy
 from .tables import aligned
 
-PROGRAMS = tuple(f"{a}/{p}" for a in ("hmc", "mala", "ula", "nuts") for p in ("gauss2", "ring8", "banana", "funnel10"))
+PROGRAMS = (
+    *(
+        f"{a}/{p}"
+        for a in ("hmc", "mala", "ula", "nuts", "barker", "ghmc")
+        for p in ("gauss2", "ring8", "banana", "funnel10")
+    ),
+    *("hmc/gauss100", "hmc/logistic", "ula/mlp"),
+)
 NUM_CHAINS = 100
 NUM_ROUNDS = 5
 STEPS: Mapping[EngineName, int] = {"eager": 10, "native": 2000}
-"""Steps of a call, a tenth of them with NUTS: enough natively that the time of tracing is a small part of it."""
+"""Steps of a call, a tenth of them where they are long: enough natively that tracing takes a small part of the time."""
+
+_LONG_STEPS = ("nuts/", "hmc/logistic", "ula/mlp")
 
 MORE_OPERATIONS = 1.02
 """Multiple of the baseline's operations from which on a program has regressed."""
@@ -108,7 +117,7 @@ def speed(name: str) -> float:
         BuildError: If there is no compiler, or it fails.
     """
     kernel, energy, x = _parts(name)
-    share = 10 if isinstance(kernel, NUTS) else 1
+    share = 10 if name.startswith(_LONG_STEPS) else 1
     times: dict[EngineName, list[float]] = {engine: [] for engine in STEPS}
     for _ in range(NUM_ROUNDS + 1):
         for engine, all_steps in STEPS.items():

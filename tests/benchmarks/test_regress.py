@@ -41,6 +41,12 @@ def roundabout(tracer: Tracer, x: Any, y: Any) -> Any:
     return pointwise(tracer, "sub", pointwise(tracer, "add", product, 1.5), 1.5)
 
 
+@pytest.mark.parametrize("name", regress.PROGRAMS)
+def test_programs_are_as_short_as_the_committed_baseline_has_them(name: str) -> None:
+    committed = results.read(results.default_folder() / "baseline.json")["summary"][f"{name}/operations"]
+    assert regress.count(name) <= regress.MORE_OPERATIONS * committed
+
+
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["regress", "--programs", *NAMES, "--baseline", str(tmp_path / "baseline.json")]
     assert main(arguments) == 2  # there is none
