@@ -72,10 +72,20 @@ def test_every_case_of_the_exactness_matrix_passed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STUDIES)
+def test_summary_and_differences_of_a_study_are_those_of_its_code(name: str) -> None:
+    content = json.loads((RESULTS / f"{name}.json").read_text())
+    rows = {cell: row["figures"] for cell, row in content["rows"].items()}
+    assert content["summary"] == STUDIES[name].summary(rows)
+    assert content["differences"] == list(STUDIES[name].differences)
+
+
+@pytest.mark.parametrize("name", STUDIES)
 def test_page_of_a_study_is_what_its_figures_say(name: str, tmp_path: Path) -> None:
     content = json.loads((RESULTS / f"{name}.json").read_text())
     write_report(STUDIES[name], content, tmp_path)
     assert (tmp_path / f"{name}.md").read_text() == (RESULTS / f"{name}.md").read_text()
+    for section in ("What the papers had", "What we had", "What differs from the papers"):
+        assert (tmp_path / f"{name}.md").read_text().count(f"\n## {section}\n\n- ") == 1
     assert content["settings"]["preset"] == "cpu"
     assert {picture.name for picture in (tmp_path / "pictures").iterdir()} == {
         picture.name for picture in (RESULTS / "pictures").glob(f"{name}-*")

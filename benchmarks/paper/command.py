@@ -15,8 +15,7 @@ from .anomaly import Anomaly
 from .factors import Factors
 from .generation import Generation
 from .ood import Ood
-from .report import write_report
-from .running import Plan, run
+from .running import Plan, report, run
 from .study import Preset, Study
 from .swap import Swap
 
@@ -50,7 +49,7 @@ EXAMPLES = """examples:
   lamina-bench paper generation --only 'mnist/*' --seeds 0 --out /tmp/one
   lamina-bench paper swap --preset trial --out /tmp/trial
   lamina-bench paper generation --preset gpu --device cuda --out /tmp/gpu
-  lamina-bench paper ablation --report              # table and pictures anew, without training
+  lamina-bench paper ablation --report              # all but the rows anew, without training
 """
 
 
@@ -76,7 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="scratch folder for trainings, which can be removed (default: runs below OUT)",
     )
     add("--fresh", action="store_true", help="forget what is there of these cells, and run them anew")
-    add("--report", action="store_true", help="write table and pictures from NAME.json, and train nothing")
+    add(
+        "--report",
+        action="store_true",
+        help="write summary, table and pictures anew from the rows of NAME.json, and train nothing",
+    )
     parser.set_defaults(run=main)
 
 
@@ -100,10 +103,6 @@ def main(options: argparse.Namespace) -> None:
         device=options.device,
         num_threads=options.threads,
     )
-    if options.report:
-        content = results.read(plan.path)
-        write_report(study, content, plan.out)
-    else:
-        content = run(plan, fresh=options.fresh)
+    content = report(plan) if options.report else run(plan, fresh=options.fresh)
     print(study.table(content["summary"]))
     print(f"figures: {plan.path}   table: {plan.path.with_suffix('.md')}")

@@ -1,16 +1,18 @@
 """What people read of a study: a page of Markdown, and pictures, from its results alone.
 
-What differs from the papers is told as of the run that made the results, whatever the study would do today.
+What we had, and what differs from the papers, is told as of the run that made the results, whatever the study would do
+today; what the papers had is the same for all runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import results
 from ..tables import markdown
+from .settings import what_was_run
 from .study import Study, with_spread
 
 
@@ -36,16 +38,17 @@ def write_report(study: Study, content: Mapping[str, Any], out: Path) -> None:
 
 
 def page(study: Study, content: Mapping[str, Any], drawings: list[str]) -> str:
-    """The page: question, figures, the published ones beside ours, what differs, and where it comes from."""
+    """The page: question, figures, what the papers and we had, what differs, and where it comes from."""
     summary, origin = content["summary"], content["provenance"]
     sections = [
         f"# {study.name.capitalize()}",
         content["question"],
         study.table(summary),
         *(f"![{name}](pictures/{name})" for name in drawings),
+        *_listed("What the papers had", study.papers),
+        *_listed("What we had", what_was_run(content)),
         *_published(content["published"], summary),
-        "## What differs from the papers",
-        "\n".join(f"- {line}" for line in content["differences"]),
+        *_listed("What differs from the papers", content["differences"]),
         f'{len(content["rows"])} cells of the preset "{content["settings"]["preset"]}", seeds '
         f"{', '.join(map(str, content['seeds']))}, mean ± standard deviation over them; {content['seconds'] / 60:.0f} "
         f"minutes, {content['settings']['num_threads']} threads, {origin['device']}, {origin['cpu']}; torch "
@@ -53,6 +56,10 @@ def page(study: Study, content: Mapping[str, Any], drawings: list[str]) -> str:
         f"settings and checksums: [{study.name}.json]({study.name}.json).",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _listed(title: str, lines: Sequence[str]) -> list[str]:
+    return [f"## {title}", "\n".join(f"- {line}" for line in lines)] if lines else []
 
 
 def _published(published: Mapping[str, float], summary: Mapping[str, float]) -> list[str]:

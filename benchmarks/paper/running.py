@@ -155,6 +155,31 @@ def merge(plan: Plan, origin: Mapping[str, Any], without: Collection[str] = ()) 
     return content
 
 
+def report(plan: Plan) -> dict[str, Any]:
+    """Write table and pictures of the results again, and train nothing.
+
+    What the study sums up and says of its rows is brought up to date where it would run them with the settings that
+    they have; otherwise it stays as it was when they were made.
+
+    Args:
+        plan: Which study, and where its results are.
+
+    Returns:
+        The results.
+
+    Raises:
+        LaminaError: If there are none, or a file fails.
+    """
+    results.read(plan.path)  # so that no lock is left where there are no results
+    with _lock(plan.out / f".{plan.study.name}.lock"):
+        content = results.read(plan.path)
+        if content["settings"] == plan.settings():
+            content = content_of(plan, content["rows"], content["provenance"])
+            results.write(content, plan.path)
+        write_report(plan.study, content, plan.out)
+    return content
+
+
 def _kept(plan: Plan, origin: Mapping[str, Any]) -> dict[str, Any]:
     """Rows of earlier results that stay: their groups have the settings that they had, and see `rows_beside`."""
     settings = plan.settings()

@@ -82,6 +82,7 @@ class Study(ABC):
         name: Of the command and of the files of results.
         title: A line for the command's help.
         question: What it asks, in a sentence or two.
+        papers: What the papers had, a sentence or two each: data, networks, samplers, figures.
         published: Figures of the papers, by the key of `summary` that they stand beside.
         differences: What differs from the papers' experiments, a sentence each.
     """
@@ -89,6 +90,7 @@ class Study(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     question: ClassVar[str]
+    papers: ClassVar[Sequence[str]] = ()
     published: ClassVar[Mapping[str, float]] = {}
     differences: ClassVar[Sequence[str]] = ()
 

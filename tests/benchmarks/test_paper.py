@@ -20,7 +20,8 @@ from lamina.benchmarks.paper.detecting import averaged
 from lamina.benchmarks.paper.generation import Generation
 from lamina.benchmarks.paper.jpeg import residue
 from lamina.benchmarks.paper.ood import Ood
-from lamina.benchmarks.paper.running import Plan, run
+from lamina.benchmarks.paper.running import Plan, report, run
+from lamina.benchmarks.paper.settings import what_was_run
 from lamina.benchmarks.paper.study import Cell, Figures, Place, Preset, Study, over_seeds
 from lamina.benchmarks.paper.training import config_of, settings_of, train
 from lamina.samplers import LaminaError, ParameterError
@@ -35,6 +36,7 @@ class Sums(Study):
     name = "sums"
     title = "sums"
     question = "How much is it?"
+    papers = ("One and a quarter.",)
     published: ClassVar[Mapping[str, float]] = {"value/one": 1.25}
     differences = ("Nothing.",)
 
@@ -188,8 +190,57 @@ def test_the_page_has_published_figures_beside_ours(sums: Sums, tmp_path: Path) 
     run(plan(sums, tmp_path), show_progress=False)
     page = (tmp_path / "sums.md").read_text()
     assert "| value/one |      1.25 | 1.5 ± 0.71 |" in page
+    assert "## What the papers had\n\n- One and a quarter.\n\n## What we had\n\n- Seeds: 0, 1.\n" in page
     assert "- Nothing." in page
     assert '4 cells of the preset "trial", seeds 0, 1' in page
+
+
+def test_what_we_had_is_told_once_where_most_share_it_and_by_group_where_they_differ() -> None:
+    usual = settings_of(TrainConfig(data="mnist-without-3", scheme="joint-mle", model=ModelConfig(latents=(8, 4))))
+    wide = {**usual, "model": {**usual["model"], "energy_hidden": [[9, 8], [7]], "images": "conv"}}
+    gaussian = {**usual, "scheme": "gaussian", "num_steps": 5}
+    trainings = {"usual": usual, "wide/3": wide, "wide/4": wide, "plain/3": gaussian}
+    cells: dict[str, Any] = {name: {"training": one, "num_samples": 1500} for name, one in trainings.items()}
+    told = what_was_run({"settings": {"cells": {**cells, "floor": {"data": "mnist"}}}, "seeds": [0, 3]})
+    dense = "dense, 128-128 hidden units, sigma 0.3"
+    hmc = "2 of `hmc(step_size=0.2, num_leapfrog_steps=3, jitter=0.2, target_accept=0.8)` in u, start `persistent`"
+    assert told == [
+        "Data: `mnist` (28x28); 1,500 images on either side.",
+        "Learning: `joint-mle`; `gaussian` (`plain/3`).",
+        f"Networks: {dense} (`usual`, `plain/3`); convolutions, 128-128 hidden units, 16 channels at the finest size, "
+        "sigma 0.3 (`wide/*`).",
+        "Latents: 8 + 4.",
+        "Energies: 128-128 hidden units, one for each layer (`usual`); 9-8 and 7 hidden units, one for each layer "
+        "(`wide/*`).",
+        "Training steps: 6,000 of 100 images; 5 of 100 images (`plain/3`).",
+        "Learning rates: 0.001 and 0.0001 of energies; 0.001 (`plain/3`).",
+        f"Steps of prior chains for each of training: {hmc}.",
+        f"Steps of posterior chains for each of training: {hmc}.",
+        "Steps of the prior's sampler for draws after training: 200.",
+        "Seeds: 0, 3.",
+    ]
+
+
+def test_a_report_says_of_rows_what_the_study_says_today_where_settings_are_the_same(
+    sums: Sums, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(plan(sums, tmp_path), show_progress=False)
+    monkeypatch.setattr(Sums, "differences", ("Little.",))
+    monkeypatch.setattr(Sums, "summary", lambda self, rows: {"value/one": 2.0, "num": float(len(rows))})
+    content = report(plan(sums, tmp_path))
+    assert content == stored(tmp_path)
+    assert content == {**first, "differences": ["Little."], "summary": {"value/one": 2.0, "num": 4.0}}
+    assert "- Little." in (tmp_path / "sums.md").read_text()
+    sums.numbers["one"] = 2
+    monkeypatch.setattr(Sums, "differences", ("All.",))
+    assert report(plan(sums, tmp_path)) == content
+    assert len(sums.done) == 4
+
+
+def test_a_report_of_no_results_leaves_nothing(sums: Sums, tmp_path: Path) -> None:
+    with pytest.raises(results.ResultsError, match=r"sums\.json cannot be read"):
+        report(plan(sums, tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="wants a machine without the device it names")
