@@ -52,6 +52,14 @@ def test_generation_in_readme_is_that_of_the_results() -> None:
         assert cells == [f"{figures[key]:.1f}", f"{figures[f'{key}/sd']:.1f}"]
 
 
+def test_mala_learns_better_than_hmc_in_both_roles_at_equal_time_as_the_docs_recommend() -> None:
+    figures = summary("swap.json")
+    for role in ("prior", "posterior"):
+        assert figures[f"ahead_of_hmc/{role}/mala"] == 3
+        assert figures[f"cpu_seconds/{role}/mala"] == pytest.approx(figures[f"cpu_seconds/{role}/hmc"], rel=0.02)
+        assert [figures[f"lost/{role}/{sampler}"] for sampler in ("mala", "hmc")] == [0, 0]
+
+
 def test_the_ebm_prior_wins() -> None:
     """Better on each of three seeds in each measure, and by more than two standard errors."""
     figures = summary("digits.json")

@@ -14,7 +14,7 @@ from lamina.trainers import ChainConfig, TrainConfig, TrainingError, preset
 
 from .pictures import bars
 from .samples import Yardstick, prior_images
-from .study import Cell, Figures, Place, Preset, Study, table_of
+from .study import Cell, Figures, Place, Preset, Study, over_seeds, table_of
 from .training import Trained, config_of, settings_of, train
 
 _GRADIENTS = 12
@@ -82,11 +82,15 @@ class Swap(Study):
     )
     differences = (
         "Images are small, and features those of a LeNet or an MLP. Every kernel has 12 gradients, in u, by chains "
-        "that persist. Those called `-small` have a quarter of these s.",
+        "that persist. Those called `-small` have a quarter of the published s.",
         "`accept` of an unadjusted kernel is the acceptance that adjusting it would have had.",
         "`frechet` is of draws by the sampler that training used, which belongs to the model, in as many gradients for "
         "all; `frechet_by_hmc` of draws by HMC for all, which shows what was learnt.",
-        "`survived` is 1 where training came to its end, after `rollbacks` returns to an earlier checkpoint.",
+        "`finished` is the share of seeds whose training came to its end, with as many rollbacks as it may have "
+        "(`survived` in the figures); `lost` the share whose training had to go back to an earlier checkpoint at least "
+        "once, or never came to its end. What was lost on the way and finished has figures all the same: of what was "
+        "left of it.",
+        "`ahead_of_hmc` is on how many seeds `frechet_by_hmc` is smaller than with HMC in the same role.",
     )
 
     def cells(self, preset: Preset, seeds: Sequence[int]) -> list[Cell]:
@@ -125,10 +129,24 @@ class Swap(Study):
             **trained.costs(),
         }
 
+    def summary(self, rows: Mapping[str, Figures]) -> dict[str, float]:
+        """See `Study.summary`.
+
+        With `lost/GROUP`, the share of seeds whose training went back to a checkpoint or never ended, and
+        `ahead_of_hmc/GROUP`, the number of seeds on which what was learnt is closer to held-out images than with HMC in
+        the same role, by draws of HMC.
+        """
+        lost = {
+            name: {"lost": float(figures["survived"] == 0 or figures["rollbacks"] > 0)}
+            for name, figures in rows.items()
+        }
+        return over_seeds(rows) | over_seeds(lost) | _ahead_of_hmc(rows)
+
     def table(self, summary: Mapping[str, float]) -> str:
         """See `Study.table`."""
-        columns = ("frechet", "frechet_by_hmc", "kernel", "two_sample", "accept", "survived", "rollbacks")
-        return table_of(summary, (*columns, "seconds", "cpu_seconds"))
+        renamed = {key.replace("survived/", "finished/"): value for key, value in summary.items()}
+        columns = ("frechet", "frechet_by_hmc", "ahead_of_hmc", "kernel", "two_sample", "accept", "finished", "lost")
+        return table_of(renamed, (*columns, "rollbacks", "seconds", "cpu_seconds"))
 
     def pictures(self, summary: Mapping[str, float]) -> Mapping[str, Callable[[Path], None]]:
         """See `Study.pictures`."""
@@ -161,6 +179,18 @@ def _configuration(scale: _Scale, role: str, kernel: Kernel[Any], num_steps: int
         chains = replace(getattr(config, name), kernel=swapped[0], num_steps=swapped[1])
         config = replace(config, **{name: chains})
     return replace(config, sample_steps=scale.sample_steps * _LEAPFROG_STEPS * config.prior.num_steps // _GRADIENTS)
+
+
+def _ahead_of_hmc(rows: Mapping[str, Figures]) -> dict[str, float]:
+    """On how many seeds each other sampler is ahead of HMC, of those on which both came to their end."""
+    figure, ahead = "frechet_by_hmc", dict[str, float]()
+    for name, figures in rows.items():
+        role, sampler, seed = name.split("/")
+        rival = rows.get(f"{role}/hmc/{seed}", {})
+        if sampler != "hmc" and figure in figures and figure in rival:
+            key = f"ahead_of_hmc/{role}/{sampler}"
+            ahead[key] = ahead.get(key, 0.0) + (figures[figure] < rival[figure])
+    return ahead
 
 
 def _acceptance(trained: Trained, role: str) -> float:

@@ -389,4 +389,27 @@ def test_lost_training_is_a_figure_of_swap(tmp_path: Path, monkeypatch: pytest.M
         Plan(study=STUDIES["swap"], preset="trial", out=tmp_path, only="prior/ula/*"),
         show_progress=False,
     )
-    assert found["summary"] == {"survived/prior/ula": 0.0}
+    assert found["summary"] == {"survived/prior/ula": 0.0, "lost/prior/ula": 1.0}
+
+
+def test_what_is_lost_on_the_way_is_told_from_what_never_ends_and_hmc_from_what_is_ahead_of_it() -> None:
+    def ended(rollbacks: int, frechet: float) -> Figures:
+        return {"survived": 1.0, "rollbacks": rollbacks, "frechet_by_hmc": frechet}
+
+    summary = STUDIES["swap"].summary(
+        {
+            "prior/hmc/seed-0": ended(0, 1.0),
+            "prior/hmc/seed-1": ended(0, 2.0),
+            "prior/mala/seed-0": ended(0, 1.5),
+            "prior/mala/seed-1": ended(2, 1.5),
+            "prior/mala/seed-2": ended(0, 0.5),  # HMC has no such seed
+            "prior/ula/seed-0": {"survived": 0.0},
+            "posterior/mala/seed-0": ended(0, 0.5),  # nor this role
+        }
+    )
+    assert summary["lost/prior/mala"] == pytest.approx(1 / 3)
+    assert [summary[f"{figure}/prior/ula"] for figure in ("survived", "lost")] == [0.0, 1.0]
+    assert {key: value for key, value in summary.items() if key.startswith("ahead")} == {"ahead_of_hmc/prior/mala": 1.0}
+    table = STUDIES["swap"].table(summary)
+    assert "finished" in table
+    assert "survived" not in table
