@@ -11,6 +11,7 @@ import pytest
 from lamina.benchmarks.exactness import cases
 from lamina.benchmarks.paper.command import STUDIES
 from lamina.benchmarks.paper.report import write_report
+from lamina.benchmarks.peers.report import markdown_report
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -95,6 +96,22 @@ def test_every_case_of_the_exactness_matrix_passed(name: str) -> None:
     assert figures["num_passed"] + refused == figures["num_cases"] == len(cases(engine=engine))
     assert refused <= (0 if engine == "eager" else len(cases()) / 8)
     assert name == ("exactness.json" if engine == "eager" else f"exactness-{engine}.json")
+
+
+def test_page_of_peers_is_what_its_figures_say() -> None:
+    content = json.loads((RESULTS / "peers.json").read_text())
+    assert markdown_report(content["rows"], content["versions"]) == (RESULTS / "peers.md").read_text()
+
+
+def test_products_in_bfloat16_were_measured_as_the_docs_say() -> None:
+    rows = json.loads((RESULTS / "peers.json").read_text())["rows"]
+    ran = [
+        row["contenders"]["lamina-bfloat16"]["engine"]
+        for row in rows.values()
+        if "lamina-bfloat16" in row["contenders"]
+    ]
+    assert len(ran) == 2
+    assert {engine.partition(":")[0] for engine in ran} == {"compile"}
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -151,7 +151,8 @@ def _eager_table(rows: Mapping[str, Row]) -> _Table:
 
 def _network_table(rows: Mapping[str, Row]) -> _Table:
     """Each way to run an energy of matrix products, with the share of its time that these take."""
-    header = ("cell", "how", "us", "x BlackJAX", "x fastest JAX", "products' share", "bias of E[x^2]", "std. error")
+    against_others = ("x BlackJAX", "x fastest JAX", "products' share")
+    header = ("cell", "how", "us", *against_others, "relative bias of E|x|^2", "std. error")
     lines = []
     for name, row in _of_kind(rows, "speed"):
         costs = _values(row, "cpu_us_per_step")

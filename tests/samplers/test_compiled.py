@@ -131,6 +131,23 @@ def test_a_generator_draws_what_it_draws_for_eager(network: Network) -> None:
     assert_same(*results)
 
 
+def test_products_in_bfloat16_by_autocast_as_eager_makes_them() -> None:
+    """In float32 but for the products: close to eager, whose roundings fall elsewhere, and not what float32 gives."""
+    network, x = Network().float(), starts().float()
+
+    def energy(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return network(x)
+
+    compiled, eager = (draw(energy, KERNELS["ula"], engine, initial=x) for engine in ("compile", "eager"))
+    exact = draw(network, KERNELS["ula"], "eager", initial=x)
+    assert compiled.engine == "compile: each step is one compiled graph"
+    assert isinstance(compiled.draws, Tensor)
+    assert compiled.draws.dtype == compiled.info["energy"].dtype == torch.float32
+    torch.testing.assert_close(compiled.draws, eager.draws, rtol=0, atol=1e-2)
+    assert not torch.equal(compiled.draws, exact.draws)  # type: ignore[arg-type]
+
+
 def test_contexts_and_batches_of_chains(network: Network) -> None:
     temperatures = torch.linspace(1, 2, NUM_CHAINS)
     options = {"context": 0.3 * starts(), "chain_batch_size": NUM_CHAINS // 2, "temperature": temperatures}
