@@ -57,9 +57,13 @@ class TrainingChains:
         target = config.kernel.target_accept
         self._tracking = None if target is None else Tracking(target_accept=target)
 
-    def prior(self) -> tuple[Latents, Run]:
-        """Draw from the prior: latents z without a graph, and how the chains did."""
-        start = self._start(slice(None), None)
+    def prior_start(self) -> Latents:
+        """Where the next run of prior chains starts, in their space; what is random in it is drawn in each call."""
+        return tuple(part.clone() for part in self._start(slice(None), None))  # a run moves what persists
+
+    def prior(self, start: Latents | None = None) -> tuple[Latents, Run]:
+        """Draw from the prior, from `prior_start`: latents z without a graph, and how the chains did."""
+        start = self._start(slice(None), None) if start is None else start
         return self._run(self._model.prior.energy(self._config.space), start, slice(None), None)
 
     def posterior(self, x: Tensor, rows: Tensor) -> tuple[Latents, Run]:

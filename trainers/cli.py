@@ -45,6 +45,8 @@ _BUDGET = {
     "num_stops": "stops of these chains between the base prior and the EBM prior",
     "num_draws": "draws over which outlier scores are averaged",
     "num_chain_steps": "steps of the chains behind outlier scores and resampled layers",
+    "num_long_steps": "steps by which short runs of prior chains are prolonged",
+    "num_long_chains": "prior chains for that, and adjusted ones beside them, at most",
 }
 
 _PARTS_EXPLAINED = """parts:
@@ -58,6 +60,9 @@ _PARTS_EXPLAINED = """parts:
   outliers     scores for every k, and one that a rule picks on damaged held-out images: no outlier data is needed for
                it, and none is looked at
   hierarchy    KL and linear probes per layer; pictures of layers drawn anew or traversed while the others are held
+  chains       what the prior chains of training leave undone: how far they go, in relaxation times; acceptance of a
+               MALA step where they end; what becomes of their draws in 2,500 steps more; and how far all these are
+               from long adjusted chains
 
   Each writes RUN/evaluation/PART.json with a flat summary, and pictures into RUN/pictures.
 

@@ -35,6 +35,7 @@ from .loop import (
     read_checkpoint,
     read_metrics,
     reporting_full_disks,
+    trained_positions,
     trained_step_size,
 )
 from .sampling import draw_prior, images
@@ -134,6 +135,7 @@ def measure_run(
         data=data,
         device=device,
         step_size=trained_step_size(states["model"]),
+        positions=trained_positions(states["model"]),
         outliers={name: _outliers(name, data, data_root) for name in outliers if "outliers" in parts},
         features=features,
         budget=budget,
@@ -145,7 +147,7 @@ def measure_run(
         for made in (folder / PICTURES, cache):
             made.mkdir(parents=True, exist_ok=True)
         for name in parts:
-            own = {"outliers": sorted(outliers), "generation": features}.get(name)
+            own = {"outliers": sorted(outliers), "generation": features, "chains": features}.get(name)
             digest = _digest(name, weights, asdict(budget), version("lamina"), own)
             reports[name] = _measured(folder, name, subject, digest, again)
     return reports

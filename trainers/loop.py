@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lamina.models import LatentEBM, clip_spectral_norms
+from lamina.models import LatentEBM, Latents, clip_spectral_norms
 from lamina.samplers import ParameterError, StateError, progress, storage
 
 from .averages import Averages
@@ -286,6 +286,12 @@ def trained_step_size(state: dict[str, Any]) -> torch.Tensor | None:
     """The step size that the prior chains of a checkpoint arrived at; None before they ran."""
     step_size: torch.Tensor | None = ((state["phase"] or {}).get("prior") or {}).get("step_size")
     return step_size
+
+
+def trained_positions(state: dict[str, Any]) -> Latents | None:
+    """Where the persistent prior chains of a checkpoint stand, in their space; None where none persist."""
+    memory = ((state["phase"] or {}).get("prior") or {}).get("memory")
+    return None if memory is None else tuple(memory)
 
 
 def averaged_model(state: dict[str, Any], image: tuple[int, ...], device: torch.device) -> LatentEBM:

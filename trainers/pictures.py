@@ -91,6 +91,18 @@ def energy_traces(energies: Tensor, path: Path) -> None:
     figure.savefig(path, format="png")
 
 
+def step_curves(curves: Mapping[str, Mapping[int, float]], levels: Mapping[str, float], label: str, path: Path) -> None:
+    """Draw figures by number of steps, a panel and a level to compare with each; the scale is symlog."""
+    figure = _figure(3.2 * len(curves), 2.6)
+    for axes, (name, values) in zip(_axes(figure, 1, len(curves)), curves.items(), strict=True):
+        axes.plot(list(values), list(values.values()), marker="o", markersize=3, linewidth=0.9)
+        axes.axhline(levels[name], color="black", linestyle="--", linewidth=0.8)
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_title(name.replace("_", " "), fontsize=9)
+        axes.set_xlabel(label, fontsize=8)
+    figure.savefig(path, format="png")
+
+
 def training_curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw the figures of a metrics file, a record each, over steps; nothing where there are none."""
     names = ["reconstruction", "kl", "energy_gap", "prior_accept", "prior_step_size", "posterior_accept"]

@@ -24,6 +24,8 @@ SMALL = {
     "num_stops": 3,
     "num_draws": 1,
     "num_chain_steps": 3,
+    "num_long_steps": 80,
+    "num_long_chains": 20,
 }
 FLAGS = [text for name, value in SMALL.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
@@ -64,7 +66,7 @@ def test_every_part_writes_a_report_with_a_flat_summary(measured: Path) -> None:
 
 
 def test_pictures_are_drawn(measured: Path) -> None:
-    for name in ("latents", "outliers", "damages", "resampled", "traversals"):
+    for name in ("latents", "outliers", "damages", "resampled", "traversals", "chains", "long-run"):
         pixels = matplotlib_image.imread(measured / job.PICTURES / f"{name}.png")
         assert min(pixels.shape[:2]) > 80
         assert float(pixels[..., :3].std()) > 0
@@ -130,6 +132,48 @@ def test_the_hierarchy_has_a_figure_for_each_layer(measured: Path) -> None:
     assert 0.1 < report["probe_chance"] < 0.4
 
 
+def test_chains_are_the_run_s_own_and_compared_with_long_ones(measured: Path) -> None:
+    report = report_of(measured, "chains")
+    summary = report["summary"]
+    short = report["short_run"]
+    assert (short["kernel"]["name"], short["num_steps"], short["start"]) == ("hmc", 2, "persistent")
+    assert short["langevin_step_size"] == pytest.approx(short["step_size"] ** 2 / 2)
+    assert short["langevin_time"] == pytest.approx(2 * 3**2 * short["langevin_step_size"])
+    assert report["long_run"]["steps"][0] == 0
+    assert report["long_run"]["steps"][-1] == 80
+    assert report["long_run"]["energy"][0] == summary["energy/short"]
+    assert report["long_run"]["energy"][-1] == summary["energy/long"]
+    assert len(report["long_run"]["mlp_frechet_distance"]) == len(report["long_run"]["steps"]) >= 6
+    assert report["not_finite"] == []
+    sets = ("start", "short", "long", "drawn")
+    assert summary.keys() == {
+        "accept/short",
+        *(f"mala_accept/{name}" for name in ("start", "short", "reference")),
+        *(
+            f"{figure}/layer{i}"
+            for figure in ("displacement", "relaxation_times_slowest", "relaxation_times_median")
+            for i in (1, 2)
+        ),
+        *(f"{figure}/{name}" for figure in ("energy", "norm/layer1", "norm/layer2") for name in (*sets, "reference")),
+        *(f"mlp_frechet_distance/{name}" for name in (*sets, "reference", "data")),
+        *(
+            f"{measure}/{place}/{name}"
+            for measure in ("kernel_distance", "two_sample_accuracy")
+            for place in ("joint", "layer1", "layer2")
+            for name in sets
+        ),
+        "reference_rhat",
+        "reference_accept",
+    }
+
+
+def test_a_prior_without_energies_has_no_chains_to_measure(folder: Path) -> None:
+    shutil.copy(folder / job.BASELINE / "checkpoint.pt", folder / "checkpoint.pt")
+    report = measure_run(folder, ["chains"], budget=Budget(**SMALL))["chains"]
+    assert report["summary"] == {}
+    assert "no energies" in report["note"]
+
+
 # ----------------------------------------------------------------------------------- kept, resumed, made anew
 
 
@@ -191,7 +235,17 @@ def test_what_cannot_be_measured_is_refused(digits_run: Path, monkeypatch: pytes
     assert sorted((digits_run / job.MEASURED).rglob("*")) == before, "nothing was to be written"
 
 
-@pytest.mark.parametrize(("name", "value"), [("num_samples", 0), ("num_rows", 19), ("num_chains", 1), ("num_draws", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_samples", 0),
+        ("num_rows", 19),
+        ("num_chains", 1),
+        ("num_draws", 0),
+        ("num_long_steps", 79),
+        ("num_long_chains", 19),
+    ],
+)
 def test_budgets_of_nothing_are_refused(name: str, value: int) -> None:
     with pytest.raises(ParameterError, match=name):
         Budget(**{name: value})

@@ -10,6 +10,7 @@ One concern per file; every figure says what it was measured on, and what it is 
 | likelihood | `likelihood` |
 | outliers | `outliers`, and `selection` for the blind rule |
 | hierarchy | `hierarchy` |
+| chains | `chains`, of the chains of `short_runs` |
 """
 
 from .comparison import Evaluation, evaluate, table

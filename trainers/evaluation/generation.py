@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..sampling import images
@@ -46,9 +45,7 @@ def sample_sets(subject: Subject, num: int) -> dict[str, Tensor]:
     if subject.baseline is not None:
         z = subject.baseline.prior.base.sample(num, generator=generator)
         sets["gaussian"] = images(subject.baseline, z, levels)
-    order = torch.randperm(len(subject.data.train), generator=torch.Generator().manual_seed(subject.config.seed))
-    sets["data"] = subject.data.train[order[:num]].to(subject.device)
-    return sets
+    return {**sets, "data": subject.training_images(num)}
 
 
 def image_figures(features: Features, drawn: Tensor, reference: Array) -> Mapping[str, float]:

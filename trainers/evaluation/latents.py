@@ -12,7 +12,8 @@ Every coordinate is in units of the posterior's spread. The kernel distance is u
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -24,6 +25,10 @@ from .measures import Array, kernel_distance, two_sample_accuracy
 BROKEN = "shuffled"
 
 
+Places: TypeAlias = Mapping[str, Array]
+"""Rows of numbers by place: "joint", where there are several layers, "layer1", ..."""
+
+
 def latent_figures(priors: Mapping[str, Latents], posterior: Latents) -> dict[str, dict[str, dict[str, float]]]:
     """Kernel distance and two-sample accuracy by place ("joint", "layer1", ...), measure and prior.
 
@@ -31,20 +36,45 @@ def latent_figures(priors: Mapping[str, Latents], posterior: Latents) -> dict[st
         priors: Draws of each prior, (N, *event_i) per layer, by name.
         posterior: One draw of z for every held-out image, (M, *event_i) per layer.
     """
+    theirs = _in_units_of(posterior, posterior)
+    sets = {name: _places(_in_units_of(posterior, z)) for name, z in priors.items()}
+    return _figures({**sets, BROKEN: _broken(theirs)}, _places(theirs))
+
+
+def distances_to(reference: Latents, sets: Mapping[str, Latents]) -> dict[str, dict[str, dict[str, float]]]:
+    """The same figures of sets of latents (N, *event_i) against a reference's (M, *event_i), with nothing broken."""
+    return _figures(
+        {name: _places(_in_units_of(reference, z)) for name, z in sets.items()},
+        _places(_in_units_of(reference, reference)),
+    )
+
+
+def _in_units_of(reference: Latents, z: Latents) -> list[Array]:
+    """Rows of each layer, every coordinate in units of the reference's spread."""
+    return [rows(part) / np.maximum(rows(own).std(0), 1e-6) for own, part in zip(reference, z, strict=True)]
+
+
+def _places(layers: Sequence[Array]) -> Places:
+    single = {f"layer{number + 1}": layer for number, layer in enumerate(layers)}
+    return single if len(layers) == 1 else {"joint": np.concatenate(layers, axis=1), **single}
+
+
+def _broken(layers: Sequence[Array]) -> Places:
+    """Coordinates shuffled one by one within each layer; jointly, layers one by one."""
     rng = np.random.default_rng(0)
-    scales = [np.maximum(rows(part).std(0), 1e-6) for part in posterior]
-    theirs = [rows(part) / scale for part, scale in zip(posterior, scales, strict=True)]
-    sets = {name: [rows(part) / scale for part, scale in zip(z, scales, strict=True)] for name, z in priors.items()}
-    by_column = [np.stack([rng.permutation(column) for column in layer.T], axis=1) for layer in theirs]
-    by_layer = [rng.permutation(layer) for layer in theirs]
-    figures = {
-        f"layer{number + 1}": _figures({name: z[number] for name, z in {**sets, BROKEN: by_column}.items()}, layer)
-        for number, layer in enumerate(theirs)
+    by_column = [np.stack([rng.permutation(column) for column in layer.T], axis=1) for layer in layers]
+    by_layer = [rng.permutation(layer) for layer in layers]
+    return {**_places(by_column), "joint": np.concatenate(by_layer, axis=1)}
+
+
+def flat_figures(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
+    """The figures by one name each, "kernel_distance/layer1/ebm", for a summary."""
+    return {
+        f"{measure}/{place}/{name}": value
+        for place, measures in figures.items()
+        for measure, row in measures.items()
+        for name, value in row.items()
     }
-    if len(theirs) == 1:
-        return figures
-    joint = {name: np.concatenate(z, axis=1) for name, z in {**sets, BROKEN: by_layer}.items()}
-    return {"joint": _figures(joint, np.concatenate(theirs, axis=1)), **figures}
 
 
 def rows(part: Tensor) -> Array:
@@ -53,8 +83,11 @@ def rows(part: Tensor) -> Array:
     return flat
 
 
-def _figures(sets: Mapping[str, Array], theirs: Array) -> dict[str, dict[str, float]]:
+def _figures(sets: Mapping[str, Places], theirs: Places) -> dict[str, dict[str, dict[str, float]]]:
     return {
-        "kernel_distance": {name: kernel_distance(ours, theirs) for name, ours in sets.items()},
-        "two_sample_accuracy": {name: two_sample_accuracy(ours, theirs) for name, ours in sets.items()},
+        place: {
+            "kernel_distance": {name: kernel_distance(ours[place], reference) for name, ours in sets.items()},
+            "two_sample_accuracy": {name: two_sample_accuracy(ours[place], reference) for name, ours in sets.items()},
+        }
+        for place, reference in theirs.items()
     }

@@ -23,9 +23,10 @@ from lamina.samplers import StateError, progress, storage
 from .. import pictures
 from ..data import plain_name
 from ..sampling import images
+from .chains import chain_figures
 from .generation import generation
 from .hierarchy import chance, kl_per_layer, linear_probes, resampled_layers, traversals
-from .latents import latent_figures
+from .latents import flat_figures, latent_figures
 from .layers import has_inference, posterior_draws
 from .likelihood import (
     annealed_evidence,
@@ -42,6 +43,7 @@ from .subject import Subject
 from .turns import is_classified
 
 _COLUMNS = 8
+_SHOWN = _COLUMNS * _COLUMNS
 _BATCH = 250
 _EVIDENCE_ROWS = 30
 """Rows with an annealed evidence, which costs hundreds of times an evidence lower bound."""
@@ -77,12 +79,7 @@ def prior_part(subject: Subject) -> Part:
     posterior = posterior_draws(subject.model, subject.config, x, generator)
     priors = subject.priors(len(x), generator)
     figures = latent_figures(priors, posterior)
-    summary = {
-        f"{measure}/{place}/{name}": value
-        for place, measures in figures.items()
-        for measure, row in measures.items()
-        for name, value in row.items()
-    }
+    summary = flat_figures(figures)
     clouds = {"aggregate posterior": posterior, **{pictures.TITLES[name]: z for name, z in priors.items()}}
     return Part(
         {
@@ -332,12 +329,38 @@ def _rows(subject: Subject, names: list[str], latents: list[Latents]) -> dict[st
     return {name: images(subject.model, z, levels).cpu() for name, z in zip(names, latents, strict=True)}
 
 
+def chains_part(subject: Subject) -> Part:
+    """Short runs of prior chains against long ones; see `chains`."""
+    if not subject.has_energies:
+        return Part({"note": "no energies: the prior is its Gaussian base, which needs no chains", "summary": {}})
+    found = chain_figures(subject)
+    names = {
+        "short": f"short run, {subject.config.prior.num_steps:,} steps",
+        "long": f"{max(found.curve):,} steps more",
+        "reference": "long adjusted chains",
+    }
+    grids = {title: images(subject.model, found.sets[name], subject.data.num_levels) for name, title in names.items()}
+    curves = {name: {step: row[name] for step, row in found.curve.items()} for name in found.curve[0]}
+    levels = {name: found.report["summary"][f"{name}/reference"] for name in curves}
+    label = "steps after the short run; dashed: long adjusted chains"
+    return Part(
+        found.report,
+        {
+            "chains.png": partial(
+                pictures.sample_grid, {title: drawn[:_SHOWN].cpu() for title, drawn in grids.items()}
+            ),
+            "long-run.png": partial(pictures.step_curves, curves, levels, label),
+        },
+    )
+
+
 PARTS: Mapping[str, Callable[[Subject], Part]] = {
     "generation": generation_part,
     "prior": prior_part,
     "likelihood": likelihood_part,
     "outliers": outliers_part,
     "hierarchy": hierarchy_part,
+    "chains": chains_part,
 }
 """Every part by name."""
 

@@ -31,6 +31,8 @@ class Budget:
         num_stops: Their stops.
         num_draws: Draws over which outlier scores are averaged.
         num_chain_steps: Of the chains behind outlier scores and resampled layers.
+        num_long_steps: By which short runs of prior chains are prolonged.
+        num_long_chains: Prior chains for that, and adjusted ones beside them, at most.
     """
 
     num_samples: int = 2000
@@ -40,9 +42,12 @@ class Budget:
     num_stops: int = 40
     num_draws: int = 4
     num_chain_steps: int = 30
+    num_long_steps: int = 2500
+    num_long_chains: int = 200
 
     def __post_init__(self) -> None:
-        smallest = {"num_samples": 20, "num_rows": 20, "num_chains": 2}  # neighbours, folds and spreads need some
+        # Neighbours, folds, spreads and halves of chains need some.
+        smallest = {"num_samples": 20, "num_rows": 20, "num_chains": 2, "num_long_steps": 80, "num_long_chains": 20}
         for name, value in vars(self).items():
             check_count(name, value, smallest.get(name, 1))
 
@@ -58,6 +63,7 @@ class Subject:
         data: What it was trained on.
         device: Where to compute.
         step_size: Of the prior sampler as training left it, see `draw_prior`.
+        positions: Where training left persistent prior chains, in their space; None where none persist.
         outliers: Test images of other data sets, (M, *image), by name.
         features: See `features_of`.
         budget: How much is spent.
@@ -71,6 +77,7 @@ class Subject:
     data: ImageData
     device: torch.device
     step_size: Tensor | None
+    positions: Latents | None
     outliers: Mapping[str, Tensor]
     features: str | None
     budget: Budget
@@ -104,3 +111,8 @@ class Subject:
     def held_out(self, num: int) -> Tensor:
         """The first test images, at most `num`, on the device."""
         return self.data.test[:num].to(self.device)
+
+    def training_images(self, num: int) -> Tensor:
+        """Some training images, at most `num`, on the device: as far from held-out images as a perfect model."""
+        order = torch.randperm(len(self.data.train), generator=torch.Generator().manual_seed(self.config.seed))
+        return self.data.train[order[:num]].to(self.device)
