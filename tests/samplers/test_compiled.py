@@ -12,7 +12,9 @@ from lamina.samplers import (
     GHMC,
     HMC,
     MALA,
+    MALT,
     NUTS,
+    RWM,
     ULA,
     Barker,
     Kernel,
@@ -23,6 +25,7 @@ from lamina.samplers import (
     engines,
     sample,
 )
+from lamina.samplers.testing import TARGETS, check_kernel
 
 DIM, NUM_CHAINS, NUM_STEPS = 3, 6, 20
 ROUNDING = 1e-10  # 20 float64 steps of size 0.1 or less on smooth energies, whose errors grow a few times over
@@ -107,6 +110,68 @@ def test_agrees_with_eager_on_a_network(network: Network, kernel: Kernel[Any]) -
 def test_agrees_with_eager_on_a_density(name: str) -> None:
     kernel = KERNELS[name]
     assert_same(draw(mixture, kernel, "compile"), draw(mixture, kernel, "eager"))
+
+
+INDEX = torch.tensor([[2, 0, 2]])
+SCALES = torch.tensor([[0.5, 9.0], [1.0, 9.0], [2.0, 9.0]], dtype=torch.float64)[:, 0]  # every other number in memory
+
+ENERGIES: dict[str, Any] = {
+    "choices": lambda x: torch.where(x > 0, x.square(), 0.5 * x.square()).sum(-1),
+    "gathered and scaled": lambda x: (
+        (x.gather(1, INDEX.expand(len(x), 3)).square() / SCALES).sum(-1) + x.square().sum(-1)
+    ),
+}
+
+
+@pytest.mark.parametrize("energy", ENERGIES.values(), ids=ENERGIES)
+def test_agrees_with_eager_on_the_forms_of_energies(energy: Any) -> None:
+    assert_same(draw(energy, KERNELS["ula"], "compile"), draw(energy, KERNELS["ula"], "eager"))
+
+
+def test_numbers_and_buffers_that_change_are_seen() -> None:
+    class Ring(nn.Module):
+        """A buffer and a number that are no parameters."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("width", torch.tensor(0.5, dtype=torch.float64))
+            self.radius = 1.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return ((x.square().sum(-1) - self.radius) / self.width).square()
+
+    ring, kernel = Ring(), ULA(step_size=0.002)
+    before = draw(ring, kernel, "compile")
+    ring.width.fill_(0.7)  # type: ignore[operator]
+    ring.radius = 1.5
+    after = draw(ring, kernel, "compile")
+    assert_same(after, draw(ring, kernel, "eager"))
+    assert not torch.allclose(before.draws, after.draws)  # type: ignore[arg-type]
+
+
+BATTERY: dict[str, Kernel[Any]] = {
+    "mala": MALA(),
+    "rwm": RWM(),
+    "barker": Barker(),
+    "hmc": HMC(num_leapfrog_steps=4),
+    "ghmc": GHMC(),
+    "malt": MALT(num_leapfrog_steps=4),
+}
+NUM_REPORTS = 10  # upper bound on the reports below, the matrix included
+
+
+@pytest.mark.parametrize(
+    "name", ["mala", *(pytest.param(name, marks=pytest.mark.matrix) for name in BATTERY if name != "mala")]
+)
+def test_battery(name: str) -> None:
+    """Steps differ from eager's in their rounding alone, and that may decide: so the law is looked at as well."""
+    check_kernel(
+        BATTERY[name],
+        targets=[TARGETS["funnel"]],
+        engine="compile",
+        dtype=torch.float32,
+        false_alarm=1e-6 / NUM_REPORTS,
+    ).assert_passed()
 
 
 def test_values_that_change_compile_nothing(network: Network) -> None:
