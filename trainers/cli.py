@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from lamina.samplers import LaminaError, UnknownNameError
+from lamina.samplers import LaminaError, ParameterError, UnknownNameError
 from lamina.samplers.checks import check_count
 from lamina.samplers.registry import kernel_names
 
 from . import pictures
-from .config import ChainConfig, TrainConfig, check_seed, from_dict
+from .config import ChainConfig, TrainConfig, check_seed, from_dict, unused_settings
 from .data import FORMS, load
 from .errors import RunFolderError
 from .evaluation import PARTS, Budget, Evaluation, lenet_features, lenet_path, summary_table, table
@@ -36,6 +36,12 @@ _EXAMPLES = """examples:
 """
 
 _COMPARISON = "comparison"
+
+_STARTS = {
+    "prior": "noise, ancestral or persistent",
+    "posterior": "noise, ancestral, persistent, or encoder: the draw of an inference model that learns to start them",
+}
+_SCHEMES = {"prior": "", "posterior": " (joint-mle alone)"}
 
 _BUDGET = {
     "num_samples": "images or latents on either side of a distance, at most",
@@ -128,9 +134,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{part}-sampler", metavar="NAME", help=f"kernel: {', '.join(kernel_names())}")
         group.add_argument(f"--{part}-step-size", type=float, metavar="H", help="where its step size starts")
         _add_option(group, f"--{part}-option")
-        group.add_argument(f"--{part}-steps", type=int, metavar="N", help="steps per training step")
+        group.add_argument(f"--{part}-steps", type=int, metavar="N", help=f"steps per training step{_SCHEMES[part]}")
         group.add_argument(f"--{part}-space", metavar="SPACE", help="u or z")
-        group.add_argument(f"--{part}-start", metavar="START", help="noise, ancestral, encoder or persistent")
+        group.add_argument(f"--{part}-start", metavar="START", help=_STARTS[part] + _SCHEMES[part])
     parser.add_argument("--max-steps", type=int, metavar="N", help="stop after so many gradient steps")
     parser.add_argument("--baseline-steps", type=int, metavar="N", help="of the Gaussian-prior model; 0 leaves it out")
     parser.add_argument("--batch-size", type=int, metavar="N", help="rows per step, and number of prior chains")
@@ -301,7 +307,21 @@ def _configured(config: TrainConfig, options: argparse.Namespace) -> TrainConfig
             space=getattr(options, f"{part}_space"),
             start=getattr(options, f"{part}_start"),
         )
-    return replace(config, **chosen)
+    config = replace(config, **chosen)
+    _refuse_unused(config, options)
+    return config
+
+
+def _refuse_unused(config: TrainConfig, options: argparse.Namespace) -> None:
+    """Raise where something was asked for that would do nothing."""
+    for name, reason in unused_settings(config).items():
+        option = name.replace(".num_steps", ".steps").replace(".", "_")
+        value = getattr(options, option)
+        if value is not None:
+            raise ParameterError(
+                f"--{option.replace('_', '-')} {value} would do nothing under {config.scheme}: {reason}. Leave it "
+                "out, or choose by --scheme or --energy-loss what uses it."
+            )
 
 
 def _chains(

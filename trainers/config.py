@@ -15,7 +15,7 @@ from lamina.samplers.registry import kernel_from_dict, kernel_options, kernel_to
 
 Start: TypeAlias = Literal["noise", "ancestral", "encoder", "persistent"]
 """Where chains start: standard normal noise in their space; an ancestral draw of the base prior; a draw of the
-inference model (posterior chains); or where the last run left them."""
+inference model (posterior chains; joint-mle then trains it beside the rest); or where the last run left them."""
 
 Scheme: TypeAlias = Literal["two-stage", "joint-variational", "joint-mle", "gaussian"]
 """How a model learns; "gaussian" leaves the energies at zero: the model that the EBM prior is compared with."""
@@ -260,15 +260,15 @@ class TrainConfig:
                 f"{self.energy_loss} compares with draws of a base prior that stays fixed; {self.scheme} moves it. "
                 "Use the two-stage scheme, or the contrastive energy loss."
             )
-        if self.scheme == "joint-mle" and self.posterior.start == "encoder":
-            raise ParameterError(
-                "joint-mle trains no inference model to start posterior chains from; start them with noise, "
-                "ancestral or persistent."
-            )
         if self.prior.start == "encoder":
             raise ParameterError(
                 "prior chains have no data row to encode; start them with noise, ancestral or persistent."
             )
+
+    @property
+    def trains_inference(self) -> bool:
+        """Whether an inference model is among what learns."""
+        return self.scheme != "joint-mle" or self.posterior.start == "encoder"
 
     def capped(self, max_steps: int) -> TrainConfig:
         """The same run cut short: at most `max_steps` gradient steps, the baseline shortened in proportion."""
@@ -281,6 +281,29 @@ class TrainConfig:
     def baseline(self) -> TrainConfig:
         """The run of the Gaussian-prior model of the same networks."""
         return replace(self, scheme="gaussian", num_steps=max(1, self.baseline_steps))
+
+
+_OF_ENERGIES = ("energy_learning_rate", "energy_loss", "energy_penalty", "spectral_limit")
+_OF_CHAINS = ("num_steps", "start")
+"""Of what training does with them. Kernel and space of all chains serve `lamina sample` or scores of outliers too."""
+
+
+def unused_settings(config: TrainConfig) -> dict[str, str]:
+    """Settings that a run does nothing with, by name ("posterior.start"), and why not."""
+    unused: dict[str, str] = {}
+    if config.scheme == "gaussian":
+        unused |= dict.fromkeys(_OF_ENERGIES, "its energies stay at zero")
+        unused |= {f"prior.{name}": "without energies it trains no prior chains" for name in _OF_CHAINS}
+    elif config.energy_loss != "contrastive":
+        unused["prior.num_steps"] = f"with the loss {config.energy_loss} it trains without prior chains"
+        if config.prior.start == "persistent":
+            unused["prior.start"] = f"{unused['prior.num_steps']} that could persist"
+    if config.scheme == "joint-mle":
+        unused |= dict.fromkeys(("kl_warmup", "free_nats"), "it has no evidence bound whose divergence they are of")
+    else:
+        reason = "its positive phase is the inference model's draws, without posterior chains"
+        unused |= {f"posterior.{name}": reason for name in _OF_CHAINS}
+    return unused
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -87,10 +87,12 @@ def test_the_report_has_flat_figures_and_says_what_they_are_of(digits_run: Path)
     [
         ((), "num_steps", preset("digits").num_steps),
         (("--prior-sampler", "mala", "--prior-step-size", "0.3"), "prior.kernel", MALA(step_size=0.3)),
-        (("--posterior-sampler", "hmc", "--posterior-steps", "7"), "posterior.num_steps", 7),
+        (("--posterior-sampler", "hmc"), "posterior.kernel", preset("digits").posterior.kernel),
+        (("--scheme", "joint-mle", "--posterior-steps", "7"), "posterior.num_steps", 7),
         (("--prior-space", "z"), "prior.space", "z"),
         (("--prior-start", "noise"), "prior.start", "noise"),
-        (("--posterior-start", "encoder"), "posterior.start", "encoder"),
+        (("--scheme", "joint-mle", "--posterior-start", "encoder"), "posterior.start", "encoder"),
+        (("--recipe", "published", "--posterior-start", "encoder"), "posterior.start", "encoder"),
         (("--scheme", "joint-mle"), "scheme", "joint-mle"),
         (("--recipe", "published"), "scheme", "joint-mle"),
         (("--recipe", "published", "--scheme", "two-stage"), "scheme", "two-stage"),
@@ -220,6 +222,28 @@ def test_every_image_drawn_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (("train", "digits", "--out", "NEW", "--scheme", "two-stages"), "Did you mean 'two-stage'"),
         (("train", "digits", "--out", "NEW", "--prior-space", "w"), "unknown space 'w'"),
         (("train", "digits", "--out", "NEW", "--prior-start", "encoder"), "no data row"),
+        (
+            ("train", "digits", "--out", "NEW", "--posterior-start", "encoder"),
+            "--posterior-start encoder would do nothing",
+        ),
+        (
+            ("train", "digits", "--out", "NEW", "--posterior-steps", "4"),
+            "draws, without posterior chains. Leave it out",
+        ),
+        (
+            ("train", "digits", "--out", "NEW", "--scheme", "joint-variational", "--posterior-start", "noise"),
+            "--posterior-start noise would do nothing under joint-variational",
+        ),
+        (
+            ("train", "digits", "--out", "NEW", "--energy-loss", "noise-contrastive", "--prior-steps", "4"),
+            "--prior-steps 4 would do nothing under two-stage: with the loss noise-contrastive",
+        ),
+        (
+            ("train", "digits", "--out", "NEW", "--scheme", "gaussian", "--prior-start", "noise"),
+            "trains no prior chains",
+        ),
+        (("train", "digits", "--out", "NEW", "--scheme", "gaussian", "--energy-penalty", "1"), "energies stay at zero"),
+        (("train", "digits", "--out", "NEW", "--scheme", "joint-mle", "--free-nats", "1"), "no evidence bound"),
         (("train", "digits", "--out", "NEW", "--prior-step-size", "-0.1"), "step_size must be positive"),
         (("train", "digits", "--out", "NEW", "--posterior-step-size", "nan"), "step_size must be positive"),
         (("train", "digits", "--out", "NEW", "--prior-steps", "0"), "num_steps"),

@@ -16,7 +16,7 @@ from torch import nn
 from lamina.models import Space
 from lamina.samplers import HMC, MALA, ULA, ParameterError, UnknownNameError
 from lamina.trainers import ChainConfig, ImageData, ModelConfig, TrainConfig, Training, load, preset
-from lamina.trainers.config import Scheme, from_dict, to_dict
+from lamina.trainers.config import Scheme, Start, from_dict, to_dict, unused_settings
 from lamina.trainers.sampling import prior_start
 
 Make = Callable[..., TrainConfig]
@@ -69,7 +69,7 @@ configs = st.builds(
     scheme=st.sampled_from(get_args(Scheme)),
     model=models,
     prior=chain_configs(("noise", "ancestral", "persistent")),
-    posterior=chain_configs(("noise", "ancestral", "persistent")),  # encoder: not with joint-mle
+    posterior=chain_configs(get_args(Start)),
     num_steps=counts,
     first_stage=share,
     baseline_steps=st.integers(0, 10**6),
@@ -162,8 +162,65 @@ def test_losses_against_the_base_want_a_base_that_stays(make_config: Make, loss:
 def test_prior_chains_have_nothing_to_encode(make_config: Make) -> None:
     with pytest.raises(ParameterError, match="no data row"):
         make_config(prior=ChainConfig(start="encoder"))
-    with pytest.raises(ParameterError, match="no inference model"):
-        make_config(scheme="joint-mle", posterior=ChainConfig(start="encoder"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "unused"),
+    [
+        ({"scheme": "two-stage"}, {"posterior.num_steps", "posterior.start"}),
+        ({"scheme": "joint-variational"}, {"posterior.num_steps", "posterior.start"}),
+        ({"scheme": "joint-mle"}, {"kl_warmup", "free_nats"}),
+        (
+            {"scheme": "two-stage", "energy_loss": "noise-contrastive"},
+            {"posterior.num_steps", "posterior.start", "prior.num_steps", "prior.start"},
+        ),
+        (
+            {"scheme": "two-stage", "energy_loss": "self-normalizing", "prior": ChainConfig(start="noise")},
+            {"posterior.num_steps", "posterior.start", "prior.num_steps"},
+        ),
+        (
+            {"scheme": "gaussian"},
+            {
+                *("posterior.num_steps", "posterior.start", "prior.num_steps", "prior.start"),
+                *("energy_learning_rate", "energy_loss", "energy_penalty", "spectral_limit"),
+            },
+        ),
+    ],
+)
+def test_what_a_run_does_nothing_with(make_config: Make, settings: dict[str, Any], unused: set[str]) -> None:
+    assert unused_settings(make_config(**settings)).keys() == unused
+
+
+@pytest.mark.parametrize("scheme", get_args(Scheme))
+def test_what_is_unused_changes_nothing_in_training(make_config: Make, data: ImageData, scheme: Scheme) -> None:
+    """Other values of it: the same weights bit for bit. Of what is used among them: other weights."""
+    other: dict[str, Any] = {"num_steps": 3, "start": "ancestral"}
+    of_run = {
+        "energy_learning_rate": 0.3,
+        "energy_penalty": 0.5,
+        "spectral_limit": 0.1,
+        "kl_warmup": 0.9,
+        "free_nats": 9.0,
+    }
+    config = make_config(scheme=scheme)
+    unused = unused_settings(config)
+    for part in ("prior", "posterior"):
+        for name, value in other.items():
+            changed = make_config(scheme=scheme, **{part: replace(getattr(config, part), **{name: value})})
+            assert same_backbone(config, changed, data) == (f"{part}.{name}" in unused), f"{part}.{name}"
+    for name, value in of_run.items():
+        assert same_backbone(config, replace(config, **{name: value}), data) == (name in unused), name
+
+
+def same_backbone(one: TrainConfig, other: TrainConfig, data: ImageData) -> bool:
+    """Whether two runs end in the same weights; those of energies count where they learn."""
+    trained = [Training(config, data, CPU) for config in (one, other)]
+    for training in trained:
+        for _ in range(one.num_steps):
+            training.step()
+    states = [training.model.state_dict() for training in trained]
+    counted = [name for name in states[0] if one.scheme != "gaussian" or not name.startswith("prior.energies.")]
+    return all(torch.equal(states[0][name], states[1][name]) for name in counted)
 
 
 @pytest.mark.parametrize(

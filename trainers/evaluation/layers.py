@@ -26,14 +26,13 @@ def joint_log_density(model: LatentEBM, x: Tensor, z: Latents) -> Tensor:
 
 def has_inference(model: LatentEBM, config: TrainConfig) -> bool:
     """Whether the model has an inference model that its scheme has trained."""
-    return config.scheme != "joint-mle" and model.inference is not None
+    return config.trains_inference and model.inference is not None
 
 
 def posterior_draws(model: LatentEBM, config: TrainConfig, x: Tensor, generator: torch.Generator) -> Latents:
-    """One draw of z for each image: by chains where training used chains, else by the inference model."""
-    if not has_inference(model, config):
+    """One draw of z for each image: by chains where training learnt from chains, else by the inference model."""
+    if config.scheme == "joint-mle" or model.inference is None:
         return draw_posterior(model, config.posterior, x, num_steps=config.sample_steps, generator=generator)
-    assert model.inference is not None
     with torch.no_grad():
         z: Latents = model.inference(x, generator=generator)[0]
     return z
