@@ -46,7 +46,7 @@ class Features(Protocol):
         ...
 
     def __call__(self, images: Tensor) -> Array:
-        """Features (N, D) of images (N, *image) in [-1, 1]."""
+        """Features (N, D) of images (N, *image) in [-1, 1], which may be on any device."""
         ...
 
 
@@ -54,13 +54,15 @@ class Features(Protocol):
 class NetworkFeatures:
     """Features by a PyTorch module, such as an Inception network whose weights you have.
 
+    Images may be on any device: each batch goes to where the network lives, and its features come back to the CPU.
+
     For a Frechet distance that is the FID of the literature, the module must give the pool features of the weights of
     that literature, and `preprocess` must resize as it did; the distance is then taken on raw features, as there.
 
     Attributes:
         name: Such as "inception"; begins the names of the measures.
-        network: From what `preprocess` makes to features (N, D); an eval-mode module.
-        preprocess: From eight-bit images (N, C, H, W), uint8, to the network's input.
+        network: From what `preprocess` makes to features (N, D); an eval-mode module, all of it on one device.
+        preprocess: From eight-bit images (N, C, H, W), uint8, on the network's device, to the network's input.
         description: For reports.
         accuracy: See `Features`.
     """
@@ -79,11 +81,17 @@ class NetworkFeatures:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Array:
         """See `Features`; on the CPU in double precision, whatever the network computes in."""
-        parts = [self.network(self.preprocess(to_bytes(part))) for part in torch.split(images, _BATCH)]
-        if any(part.ndim != 2 for part in parts):
-            raise ParameterError(f"features are one row per image, (N, D); got {tuple(parts[0].shape)}.")
-        features: Array = torch.cat(parts).to("cpu", torch.float64).numpy()
+        device = next((part.device for part in (*self.network.parameters(), *self.network.buffers())), images.device)
+        parts = [self._rows(part.to(device)) for part in torch.split(images, _BATCH)]
+        features: Array = torch.cat(parts).numpy()
         return features
+
+    def _rows(self, images: Tensor) -> Tensor:
+        """Features of one batch, which is where the network lives, on the CPU in double precision."""
+        features: Tensor = self.network(self.preprocess(to_bytes(images)))
+        if features.ndim != 2:
+            raise ParameterError(f"features are one row per image, (N, D); got {tuple(features.shape)}.")
+        return features.to("cpu", torch.float64)
 
 
 def to_bytes(images: Tensor) -> Tensor:
