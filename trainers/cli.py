@@ -60,8 +60,8 @@ _PARTS_EXPLAINED = """parts:
                every training ends with: evaluation.json
   generation   the same samples by more measures on a stored network's features: Frechet and kernel distance, precision,
                recall, density, coverage, a classifier; `data` is what as many training images get
-  prior        draws of each prior against the aggregate posterior, jointly and per layer; `shuffled` has the dependence
-               broken, and a prior that comes nearer than it captures that dependence
+  prior        draws of each prior against one half of the aggregate posterior's, jointly and per layer; `shuffled` is
+               the other half, its dependence broken: a prior that comes nearer captures that dependence
   likelihood   log Z from both sides, and a lower bound on log p(x) from the upper one; what is no bound says so
   outliers     scores for every k, and one that a rule picks on damaged held-out images: no outlier data is needed for
                it, and none is looked at

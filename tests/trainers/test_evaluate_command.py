@@ -89,7 +89,9 @@ def test_the_prior_is_measured_at_every_place(measured: Path) -> None:
         for place in ("joint", "layer1", "layer2")
         for name in ("ebm", "base", "shuffled")
     }
-    assert report_of(measured, "prior")["summary"].keys() == keys
+    report = report_of(measured, "prior")
+    assert report["summary"].keys() == keys
+    assert report["num_per_side"] == 30  # of 60 draws of the posterior, half are shuffled
 
 
 def test_likelihoods_are_ordered_and_labelled(measured: Path) -> None:

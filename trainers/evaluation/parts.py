@@ -26,7 +26,7 @@ from ..sampling import images
 from .chains import chain_figures
 from .generation import generation
 from .hierarchy import chance, kl_per_layer, linear_probes, resampled_layers, traversals
-from .latents import flat_figures, latent_figures
+from .latents import flat_figures, latent_figures, num_compared
 from .layers import has_inference, posterior_draws
 from .likelihood import (
     annealed_evidence,
@@ -83,8 +83,9 @@ def prior_part(subject: Subject) -> Part:
     clouds = {"aggregate posterior": posterior, **{pictures.TITLES[name]: z for name, z in priors.items()}}
     return Part(
         {
-            "num_per_side": len(x),
-            "shuffled": "the aggregate posterior with coordinates (layers: one by one) or layers (jointly) shuffled",
+            "num_per_side": num_compared(len(x)),
+            "reference": "one half of the aggregate posterior's draws",
+            "shuffled": "the other half, with coordinates (layers: one by one) or layers (jointly) shuffled",
             "summary": summary,
         },
         {"latents.png": partial(pictures.latent_clouds, clouds)},
