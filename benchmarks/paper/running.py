@@ -29,6 +29,7 @@ from .. import results
 from ..samplers import check_device
 from .report import write_report
 from .study import Cell, Place, Preset, Study
+from .training import completed
 
 RUNS = "runs"
 _ROW = "row.json"
@@ -173,7 +174,7 @@ def report(plan: Plan) -> dict[str, Any]:
     results.read(plan.path)  # so that no lock is left where there are no results
     with _lock(plan.out / f".{plan.study.name}.lock"):
         content = results.read(plan.path)
-        if content["settings"] == plan.settings():
+        if completed(content["settings"]) == plan.settings():
             content = content_of(plan, content["rows"], content["provenance"])
             results.write(content, plan.path)
         write_report(plan.study, content, plan.out)
@@ -185,7 +186,7 @@ def _kept(plan: Plan, origin: Mapping[str, Any]) -> dict[str, Any]:
     settings = plan.settings()
     groups = settings.pop("cells")
     rows = results.rows_beside(plan.path, settings, origin, asked={cell.name for cell in plan.wanted()})
-    before = results.read(plan.path)["settings"]["cells"] if rows else {}
+    before = completed(results.read(plan.path)["settings"]["cells"]) if rows else {}
     return {name: row for name, row in rows.items() if before[row["group"]] == groups.get(row["group"])}
 
 

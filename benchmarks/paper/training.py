@@ -84,6 +84,17 @@ def config_of(settings: Mapping[str, Any], seed: int) -> TrainConfig:
     return from_dict({**settings, "seed": seed})
 
 
+def completed(settings: Any) -> Any:
+    """Settings in which trainings, at whatever depth, have all that they have today: what is new as it always was."""
+    if isinstance(settings, list):
+        return [completed(part) for part in settings]
+    if not isinstance(settings, Mapping):
+        return settings
+    if "scheme" in settings:
+        return settings_of(config_of(settings, seed=0))
+    return {name: completed(part) for name, part in settings.items()}
+
+
 def train(config: TrainConfig, place: Place) -> Trained:
     """Train from where the folder's checkpoint stands, or from the start, to the end.
 

@@ -110,6 +110,33 @@ def test_only_some_cells_are_run_and_the_others_stay(sums: Sums, tmp_path: Path)
     assert stored(tmp_path)["provenance"]["seeds"] == [0, 1, 2]
 
 
+class Trainings(Sums):
+    """The same with a training among the settings of each group, which nobody trains."""
+
+    rates: ClassVar[Mapping[str, float]] = {"one": TrainConfig(data="digits").final_rate, "ten": 0.5}
+
+    def cells(self, preset: Preset, seeds: Sequence[int]) -> list[Cell]:
+        return [
+            replace(cell, settings={**cell.settings, "training": settings_of(self._training(cell.group))})
+            for cell in super().cells(preset, seeds)
+        ]
+
+    def _training(self, group: str) -> TrainConfig:
+        return TrainConfig(data="digits", final_rate=self.rates[group])
+
+
+def test_rows_from_before_a_setting_was_there_stay_if_they_are_what_it_makes_by_default(tmp_path: Path) -> None:
+    trainings, path = Trainings(), tmp_path / "sums.json"
+    run(plan(trainings, tmp_path), show_progress=False)
+    content = stored(tmp_path)
+    for group in content["settings"]["cells"].values():
+        del group["training"]["final_rate"]
+    path.write_text(json.dumps(content))
+    run(plan(trainings, tmp_path, only="one/*", runs=tmp_path / "nowhere"), show_progress=False)
+    assert list(stored(tmp_path)["rows"]) == ["one/seed-0", "one/seed-1"]
+    assert len(trainings.done) == 4
+
+
 def test_fresh_runs_what_is_wanted_anew_and_keeps_the_rest(sums: Sums, tmp_path: Path) -> None:
     run(plan(sums, tmp_path), show_progress=False)
     sums.done.clear()
