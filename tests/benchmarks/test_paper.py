@@ -117,12 +117,12 @@ class Trainings(Sums):
 
     def cells(self, preset: Preset, seeds: Sequence[int]) -> list[Cell]:
         return [
-            replace(cell, settings={**cell.settings, "training": settings_of(self._training(cell.group))})
+            replace(cell, settings={**cell.settings, "num_samples": 9, "training": self._training(cell.group)})
             for cell in super().cells(preset, seeds)
         ]
 
-    def _training(self, group: str) -> TrainConfig:
-        return TrainConfig(data="digits", final_rate=self.rates[group])
+    def _training(self, group: str) -> dict[str, Any]:
+        return settings_of(TrainConfig(data="digits", final_rate=self.rates[group]))
 
 
 def test_rows_from_before_a_setting_was_there_stay_if_they_are_what_it_makes_by_default(tmp_path: Path) -> None:
