@@ -27,6 +27,7 @@ from lamina.trainers import ChainConfig, TrainConfig, build_model, preset
 from lamina.trainers.schemes import JointMLEPhase, Workbench
 
 from . import results
+from .samplers import check_device
 from .tables import aligned
 
 LINE = "a step of joint training against the ways of published code"
@@ -34,12 +35,13 @@ LINE = "a step of joint training against the ways of published code"
 DESCRIPTION = """Measure what a step of joint maximum likelihood costs, chains included, beside published code.
 
 The published recipe: 60 unadjusted Langevin steps on the prior and 40 on the posterior for every step of training. All
-take turns on one thread, and the medians of their CPU times are compared. OUT gets training.json. Rows are written as
-they are made, and an interrupted run goes on with the same command.
+take turns on one thread, and the medians of their times are compared: of CPU time, and elsewhere of the time until the
+device is done. OUT gets training.json. Rows are written as they are made, and an interrupted run goes on with the same
+command.
 
 networks:
   mlp            fully connected ones for MNIST, batches of 100
-  paper          the published ones for CIFAR-10, batches of 2
+  paper          the published ones for CIFAR-10, batches of 2 on a CPU and of 100 elsewhere
 
 columns, in seconds and as multiples of what Lamina's step costs:
   autograd_grad  torch.autograd.grad twice in a Langevin step: for the energies, and for the rest
@@ -49,6 +51,7 @@ columns, in seconds and as multiples of what Lamina's step costs:
 EXAMPLES = """examples:
   lamina-bench training
   lamina-bench training --networks mlp --repeats 3 --out /tmp/trial
+  lamina-bench training --device cuda --out /tmp/gpu
 """
 
 LAMINA = "lamina"
@@ -69,15 +72,23 @@ class Networks:
     Attributes:
         config: Model, chains and rates.
         image: Shape of the data.
+        cpu_batch: Rows of a batch on a CPU, where the usual ones take minutes; None: as many.
     """
 
     config: TrainConfig
     image: tuple[int, ...]
+    cpu_batch: int | None = None
+
+    def on(self, device: torch.device) -> Networks:
+        """The same with the batches of a device."""
+        if device.type != "cpu" or self.cpu_batch is None:
+            return self
+        return replace(self, config=replace(self.config, batch_size=self.cpu_batch))
 
 
 NETWORKS: Mapping[str, Networks] = {
     "mlp": Networks(preset("mnist", "published"), (1, 28, 28)),
-    "paper": Networks(replace(preset("mnist", "paper"), batch_size=2), (3, 32, 32)),
+    "paper": Networks(preset("mnist", "paper"), (3, 32, 32), cpu_batch=2),
 }
 
 
@@ -154,30 +165,40 @@ def posterior_terms(model: LatentEBM, x: Tensor) -> list[Term]:
     return [energies, lambda z: base(z) - model.likelihood.log_prob(x, z)]
 
 
-def make_steps(networks: Networks) -> dict[str, Callable[[Tensor], object]]:
+def make_steps(networks: Networks, device: torch.device) -> dict[str, Callable[[Tensor], object]]:
     """A training step by name, ours first, each with a model of its own: from the same weights."""
     config = networks.config
 
     def bench() -> Workbench:
-        model = build_model(config.model, networks.image, seed=SEED)
-        return Workbench(model, config, config.batch_size, torch.Generator().manual_seed(SEED))
+        model = build_model(config.model, networks.image, seed=SEED).to(device)
+        return Workbench(model, config, config.batch_size, torch.Generator(device).manual_seed(SEED))
 
-    phase, rows = JointMLEPhase(bench(), config.num_steps), torch.arange(config.batch_size)
+    phase, rows = JointMLEPhase(bench(), config.num_steps), torch.arange(config.batch_size, device=device)
     steps: dict[str, Callable[[Tensor], object]] = {LAMINA: lambda x: phase.step(x, rows, 0)}
     return steps | {name: PublishedStep(bench(), gradient) for name, gradient in STYLES.items()}
 
 
-def measure(networks: Networks, num_repeats: int) -> dict[str, list[float]]:
-    """CPU seconds of steps in turn, by name; a first step of each does not count."""
-    x = 2 * torch.rand(networks.config.batch_size, *networks.image, generator=torch.Generator().manual_seed(SEED)) - 1
-    steps = make_steps(networks)
+def measure(networks: Networks, num_repeats: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of steps in turn, by name, see `_now`; a first step of each does not count."""
+    networks = networks.on(device)
+    generator = torch.Generator(device).manual_seed(SEED)
+    x = 2 * torch.rand(networks.config.batch_size, *networks.image, generator=generator, device=device) - 1
+    steps = make_steps(networks, device)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(num_repeats + 1):
         for name, step in steps.items():
-            began = time.process_time()
+            began = _now(device)
             step(x)
-            seconds[name].append(time.process_time() - began)
+            seconds[name].append(_now(device) - began)
     return {name: times[1:] for name, times in seconds.items()}
+
+
+def _now(device: torch.device) -> float:
+    """CPU time of this process; of another device, the time at which it has done what it was asked for."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.accelerator.synchronize(device)
+    return time.perf_counter()
 
 
 def summary(rows: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, float]:
@@ -202,6 +223,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add = parser.add_argument
     add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME", help="(default: all)")
+    add("--device", default="cpu", metavar="NAME", help="such as cuda (default: %(default)s)")
     add("--repeats", type=int, default=_REPEATS, metavar="R", help="timed steps of each (default: %(default)s)")
     parser.set_defaults(run=main)
 
@@ -215,16 +237,18 @@ def main(options: argparse.Namespace) -> None:
     if len(set(options.networks)) < len(options.networks):
         raise ParameterError(f"--networks must name each one once; got {' '.join(options.networks)}.")
     check_count("--repeats", options.repeats, 1)
+    check_device(options.device)
     out: Path = options.out or results.default_folder()
     results.make_folder(out)
     torch.set_num_threads(1)
     path, settings = out / "training.json", {"repeats": options.repeats}
-    origin = results.provenance([SEED], also=("models", "trainers"))
+    device = torch.device(options.device)
+    origin = results.provenance([SEED], options.device, also=("models", "trainers"))
     rows: dict[str, Any] = results.kept_rows(path, settings, origin)
     todo = [name for name in options.networks if name not in rows]
     with progress(len(todo), "training") as bar:
         for name in todo:
-            rows[name] = measure(NETWORKS[name], options.repeats)
+            rows[name] = measure(NETWORKS[name], options.repeats, device)
             content = {"settings": settings, "rows": rows, "summary": summary(rows)}
             results.write({"benchmark": "training", **content, "provenance": origin}, path)
             bar.advance({"networks": name})

@@ -86,6 +86,17 @@ def test_published_chains_are_langevin_chains() -> None:
     assert abs(squares.mean() - 1.3125) < 5 * 1.3125 * (2 / len(squares)) ** 0.5
 
 
+def test_a_cpu_has_smaller_batches_of_large_networks() -> None:
+    paper = training.NETWORKS["paper"]
+    assert [paper.on(torch.device(name)).config.batch_size for name in ("cpu", "cuda")] == [2, 100]
+    assert training.NETWORKS["mlp"].on(torch.device("cpu")) == training.NETWORKS["mlp"]
+
+
+def test_a_device_that_is_not_there_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["training", "--device", "cuda:99", "--out", str(tmp_path)]) == 2
+    assert "there is no device 'cuda:99'" in capsys.readouterr().err
+
+
 def test_the_command_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
