@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from lamina.samplers import HMC, ParameterError
-from lamina.trainers import TrainConfig
+from lamina.trainers import ModelConfig, TrainConfig, build_model
 from lamina.trainers.evaluation import (
     Combination,
     Scorer,
@@ -75,6 +75,27 @@ def test_scores_meet_their_definitions(toy: Any, config: TrainConfig) -> None:
         assert abs(float(scores.mean() - value)) < Z_LIMIT * float(scores.std()) / NUM**0.5, name
     torch.testing.assert_close(found["ratio/1"], found["bound/1"] - found["bound/0"])
     torch.testing.assert_close(found["joint-ratio/1"], found["joint/1"] - found["joint/0"])
+
+
+@pytest.mark.parametrize("inference", ["bottom-up", "ladder"])
+def test_every_layer_of_a_deep_hierarchy_has_its_scores(config: TrainConfig, inference: str) -> None:
+    """Four layers; those above k are heard of, the others drawn anew, so that scores of different k are different."""
+    networks = ModelConfig(latents=(6, 5, 4, 3), hidden=(8,), energy_hidden=(8,), inference=inference)  # type: ignore[arg-type]
+    config = replace(config, model=networks)
+    model = build_model(networks, (1, 8, 8), seed=0)
+    with torch.no_grad():
+        for weight in model.prior.energies.parameters():
+            weight += 0.3 * torch.randn(weight.shape, generator=seeded())
+    x = 2 * torch.rand(40, 1, 8, 8, generator=seeded(1)) - 1
+    found = Scorer.fit(model, config, x, generator=seeded(), num_draws=2, num_steps=3)(x, generator=seeded(2))
+    for name in ("bound", "joint"):
+        scores = torch.stack([found[f"{name}/{k}"] for k in range(4)])
+        assert scores.isfinite().all()
+        assert len(scores.unique(dim=0)) == 4
+        ratio = {"bound": "ratio", "joint": "joint-ratio"}[name]
+        for k in range(1, 4):
+            torch.testing.assert_close(found[f"{ratio}/{k}"], scores[k] - scores[0])
+    assert {f"{name}/4" for name in ("bound", "joint", "ratio", "joint-ratio")}.isdisjoint(found)
 
 
 def _top_marginal(toy: Any, log_density: Tensor) -> Tensor:
