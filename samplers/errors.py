@@ -37,10 +37,11 @@ class StateError(LaminaError, ValueError):
 
 
 class MissingExtraError(LaminaError, ImportError):
-    """An optional dependency is not installed; the message names the extra that brings it."""
+    """An optional dependency is not installed; the message names the extra that brings it, and what does without."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {package}. Install it with: pip install 'lamina[{extra}]'")
+    def __init__(self, package: str, extra: str, purpose: str, *, otherwise: str = "") -> None:
+        message = f"{purpose} needs {package}. Install it with: pip install 'lamina[{extra}]'"
+        super().__init__(f"{message} {otherwise}".rstrip())
 
 
 class BuildError(LaminaError, RuntimeError):

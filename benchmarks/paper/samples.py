@@ -33,10 +33,11 @@ class Yardstick:
         data: The data set.
         place: Where to compute.
         num: Held-out images, at most; as many are to be compared with them.
+        features: See `features_of`.
     """
 
-    def __init__(self, data: ImageData, place: Place, num: int) -> None:
-        self._features = _features(data, place.show_progress)
+    def __init__(self, data: ImageData, place: Place, num: int, features: str | None = None) -> None:
+        self._features = _features(data, features, place.device, place.show_progress)
         held_out = data.test[:num].to(place.device)
         self.num = len(held_out)
         self._reference = self._features(held_out)
@@ -91,8 +92,8 @@ def _images(trained: Trained, z: Latents) -> Tensor:
 
 
 @lru_cache(maxsize=1)  # an ImageData is equal to itself alone, and a place loads each data set once
-def _features(data: ImageData, show_progress: bool | None) -> Features:
-    return features_of(data, show_progress=show_progress)
+def _features(data: ImageData, place: str | None, device: torch.device, show_progress: bool | None) -> Features:
+    return features_of(data, place, device=device, show_progress=show_progress)
 
 
 def _generator(trained: Trained) -> torch.Generator:

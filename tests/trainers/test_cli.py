@@ -383,7 +383,8 @@ def test_mnist_with_every_prior_sampler(
     except DataError as error:
         pytest.skip(f"the files of MNIST are not on this machine: {error}")
     monkeypatch.setattr("lamina.trainers.evaluation.features._MAX_ROWS", 1500)
-    monkeypatch.setattr("lamina.trainers.evaluation.comparison.features_of", train_features)  # a LeNet takes a minute
+    mlp = "lamina.trainers.evaluation.comparison.features_of"
+    monkeypatch.setattr(mlp, lambda data, *_, **__: train_features(data))  # a LeNet takes a minute
     monkeypatch.setattr(cli, "preset", lambda *names: replace(preset(*names), sample_steps=10, num_threads=1))
     folder = tmp_path / "mnist"
     flags = ["--prior-sampler", sampler, "--max-steps", "20", "--baseline-steps", "2"]

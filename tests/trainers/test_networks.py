@@ -137,14 +137,25 @@ def own_network() -> NetworkFeatures:
     )
 
 
-def test_a_network_of_ones_own_sees_bytes_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(networks, "_BATCH", 7)
+def test_a_network_of_ones_own_sees_bytes_in_batches() -> None:
+    sizes: list[int] = []
+
+    def counted(images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        return means_of_quarters(images.float())
+
     images = torch.full((20, 1, 4, 4), -1.0)
     images[3] = 1
-    found = own_network()(images)
+    found = replace(own_network(), preprocess=counted, batch_size=7)(images)
+    assert sizes == [7, 7, 6]
     assert found.shape == (20, 12)
     assert found[3].tolist() == [255.0] * 12
     assert found.sum() == 255 * 12
+
+
+def test_batches_of_nothing_are_refused() -> None:
+    with pytest.raises(ParameterError, match="batch_size"):
+        replace(own_network(), batch_size=0)
 
 
 def test_features_that_are_no_rows_are_refused() -> None:

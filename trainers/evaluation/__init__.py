@@ -5,7 +5,7 @@ One concern per file; every figure says what it was measured on, and what it is 
 | part of `lamina evaluate` | file |
 | --- | --- |
 | comparison | `comparison`: the priors of a run against held-out data, after every training |
-| generation | `generation`, on features of `features`, `lenet` or `networks`, by `measures` and `manifolds` |
+| generation | `generation`, by `measures` and `manifolds`, on `features`: of `lenet`, `imagenet` or `networks` |
 | prior | `latents` |
 | likelihood | `likelihood` |
 | outliers | `outliers`, and `selection` for the blind rule |
@@ -14,7 +14,8 @@ One concern per file; every figure says what it was measured on, and what it is 
 """
 
 from .comparison import Evaluation, evaluate, table
-from .features import features_of
+from .features import check_features, features_of
+from .imagenet import imagenet_features
 from .lenet import lenet_features, lenet_path
 from .likelihood import annealed_evidence, importance_weights, log_normalizer_bounds, reverse_log_normalizer
 from .manifolds import Overlap, overlap
@@ -38,6 +39,7 @@ __all__ = [
     "Subject",
     "Typicality",
     "annealed_evidence",
+    "check_features",
     "choose",
     "damaged_sets",
     "detection",
@@ -45,6 +47,7 @@ __all__ = [
     "evaluate",
     "features_of",
     "finite",
+    "imagenet_features",
     "importance_weights",
     "lenet_features",
     "lenet_path",

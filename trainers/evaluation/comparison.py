@@ -19,7 +19,6 @@ from .features import features_of
 from .latents import rows
 from .layers import posterior_draws
 from .measures import FOREST_ROWS, Array, frechet_distance, kernel_distance, two_sample_accuracy
-from .networks import Features
 
 NUM_SAMPLES = 2000
 """Images drawn from each model."""
@@ -53,11 +52,13 @@ def evaluate(
     device: torch.device,
     *,
     step_size: Tensor | None = None,
+    features: str | None = None,
 ) -> Evaluation:
     """Compare samples with held-out data, in image space and in latent space.
 
     Three kinds of samples: the model's EBM prior ("ebm"), the same model's Gaussian base prior ("base"), and a
-    Gaussian-prior model of the same networks ("gaussian"). Prior chains run at `step_size`, see `draw_prior`.
+    Gaussian-prior model of the same networks ("gaussian"). Prior chains run at `step_size`, see `draw_prior`; images
+    are compared on `features`, see `features_of`.
     """
     generator = torch.Generator(device).manual_seed(config.seed + _EVALUATION_SEED)
     held_out = data.test[:MAX_HELD_OUT].to(device)
@@ -77,16 +78,18 @@ def evaluate(
     if baseline is not None:
         z = baseline.prior.base.sample(NUM_SAMPLES, generator=generator)
         sets["gaussian"] = images(baseline, z, data.num_levels)
-    features = features_of(data)
-    figures = {name: _image_figures(features, drawn, held_out) for name, drawn in sets.items()}
+    network = features_of(data, features, device=device)
+    reference = network(held_out)
+    figures = {name: _image_figures(network(drawn), reference) for name, drawn in sets.items()}
     for name, z in priors.items():
         figures[name] |= _latent_figures(z, posterior_z)
     report = {
         "num_samples": NUM_SAMPLES,
         "num_held_out": len(held_out),
         "num_per_side_of_forests": min(NUM_SAMPLES, len(held_out), FOREST_ROWS),
-        "features": features.description,
-        "feature_accuracy": features.accuracy,
+        "features": network.description,
+        "feature_accuracy": network.accuracy,
+        "feature_checksum": network.checksum,
         "prior_chains": {
             "steps": config.sample_steps,
             "accept": float(chains.accept_prob.mean()),
@@ -116,8 +119,8 @@ def table(summary: Mapping[str, float]) -> str:
     return "\n".join([*lines, "Distances to held-out data: lower is better; 0.5 is the best accuracy."])
 
 
-def _image_figures(features: Features, drawn: Tensor, held_out: Tensor) -> dict[str, float]:
-    ours, theirs = features(drawn), features(held_out)
+def _image_figures(ours: Array, theirs: Array) -> dict[str, float]:
+    """Distances between features of samples and of held-out images, (N, D) and (M, D)."""
     return {
         "kernel_distance": kernel_distance(ours, theirs),
         "frechet_distance": frechet_distance(ours, theirs),

@@ -1,6 +1,7 @@
-"""Features of images: the last hidden layer of a small classifier of the data's own training split.
+"""Features of images: the last hidden layer of a network that is stated with every figure.
 
-Images of 12 pixels or more a side have a stored LeNet, smaller ones (the digits) an MLP that is trained on the spot.
+Grey images have a stored LeNet of the data's own training split, colour images a network of ImageNet, and images of
+less than 12 pixels a side (the digits) an MLP that is trained on the spot.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lamina.samplers import MissingExtraError
+from lamina.samplers import MissingExtraError, ParameterError
 
 from ..data import ImageData
+from .imagenet import IMAGENET, imagenet_features, installed_packages
 from .lenet import SMALLEST, lenet_features
 from .measures import Array
 from .networks import Features, imported_features
 from .turns import with_classes
 
 _MAX_ROWS = 10_000
+LENET = "lenet"
+"""What chooses the data set's LeNet by name."""
 
 
 @dataclass(frozen=True)
@@ -62,21 +66,60 @@ class ImageFeatures:
         return (hidden - self.mean) / self.scale
 
 
-def features_of(data: ImageData, place: str | None = None, *, show_progress: bool | None = None) -> Features:
+def features_of(
+    data: ImageData,
+    place: str | None = None,
+    *,
+    device: torch.device | None = None,
+    show_progress: bool | None = None,
+) -> Features:
     """The features that samples of a data set are compared on.
 
     Args:
         data: The data set.
-        place: A file of `lamina features`, or `package.module:name` of your own, see `NetworkFeatures`. None takes
-            the data set's LeNet from the user's cache folder (trained and stored there the first time), or an MLP
-            for images too small for it.
+        place: "lenet", the data set's LeNet from the user's cache folder (trained and stored there the first time);
+            "imagenet", see `imagenet_features`; a file of `lamina features`; or `package.module:name` of your own, see
+            `NetworkFeatures`. None takes the network of ImageNet for colour images and the LeNet for grey ones, but an
+            MLP for images too small for a LeNet.
+        device: Where the network of ImageNet computes, which is large; None takes the CPU, where the others are.
         show_progress: None shows a bar where standard error is a terminal.
+
+    Raises:
+        MissingExtraError: If a package is not installed.
+        ParameterError: If there is nothing at the place, or the network does not fit the images.
     """
-    if place is not None and ":" in place:
-        return imported_features(place)
-    if place is None and min(data.image_shape[1:]) < SMALLEST:
+    place = _place(data, place)
+    if place is None:
         return train_features(data)
-    return lenet_features(data, None if place is None else Path(place), show_progress=show_progress)
+    if place == IMAGENET:
+        return imagenet_features(device)
+    if ":" in place:
+        return imported_features(place)
+    return lenet_features(data, None if place == LENET else Path(place), show_progress=show_progress)
+
+
+def check_features(data: ImageData, place: str | None = None) -> None:
+    """Raise what `features_of` would raise for want of a package or a module: before hours of training, not after."""
+    place = _place(data, place)
+    if place == IMAGENET:
+        installed_packages()
+    elif place is not None and ":" in place:
+        imported_features(place)
+
+
+def _place(data: ImageData, place: str | None) -> str | None:
+    """The place that was asked for, or the usual one of such images; None is that of an MLP."""
+    channels, *sides = data.image_shape
+    if place == IMAGENET and channels != 3:
+        raise ParameterError(
+            f"a network of ImageNet wants colour images, of 3 channels; those of {data.name!r} have {channels}. "
+            "Leave --features out, and they are compared on a network of the data set."
+        )
+    if place is not None:
+        return place
+    if min(sides) < SMALLEST:
+        return None
+    return IMAGENET if channels == 3 else LENET
 
 
 def train_features(data: ImageData) -> ImageFeatures:

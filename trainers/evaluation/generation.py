@@ -21,7 +21,7 @@ from .subject import Subject
 
 def generation(subject: Subject) -> dict[str, Any]:
     """The report of samples of every prior."""
-    features = features_of(subject.data, subject.features, show_progress=subject.show_progress)
+    features = features_of(subject.data, subject.features, device=subject.device, show_progress=subject.show_progress)
     held_out = subject.held_out(subject.budget.num_samples)
     sets = sample_sets(subject, len(held_out))
     reference = features(held_out)

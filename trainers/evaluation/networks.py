@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from lamina.samplers import ParameterError
+from lamina.samplers.checks import check_count
 
 from .measures import Array
-
-_BATCH = 500
 
 
 class Features(Protocol):
@@ -65,6 +64,7 @@ class NetworkFeatures:
         preprocess: From eight-bit images (N, C, H, W), uint8, on the network's device, to the network's input.
         description: For reports.
         accuracy: See `Features`.
+        batch_size: Images that go through the network at once, at most.
     """
 
     name: str
@@ -72,6 +72,10 @@ class NetworkFeatures:
     preprocess: Callable[[Tensor], Tensor]
     description: str
     accuracy: float | None = None
+    batch_size: int = 500
+
+    def __post_init__(self) -> None:
+        check_count("batch_size", self.batch_size, 1)
 
     @property
     def checksum(self) -> str:
@@ -82,7 +86,7 @@ class NetworkFeatures:
     def __call__(self, images: Tensor) -> Array:
         """See `Features`; on the CPU in double precision, whatever the network computes in."""
         device = next((part.device for part in (*self.network.parameters(), *self.network.buffers())), images.device)
-        parts = [self._rows(part.to(device)) for part in torch.split(images, _BATCH)]
+        parts = [self._rows(part.to(device)) for part in torch.split(images, self.batch_size)]
         features: Array = torch.cat(parts).numpy()
         return features
 
