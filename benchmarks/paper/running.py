@@ -222,6 +222,7 @@ def _run_cell(plan: Plan, cell: Cell, folder: Path, origin: Mapping[str, Any], s
         "seed": cell.seed,
         "seconds": round(time.perf_counter() - started, 1),  # of the last stretch, where it was interrupted
         "data": place.checksums,
+        **({"features": place.features} if place.features else {}),
         "figures": {name: value for name, value in figures.items() if math.isfinite(value)},
         **results.made_by(origin),
     }

@@ -12,6 +12,7 @@ from lamina.trainers import ChainConfig, Features, ImageData, draw_prior
 from lamina.trainers.evaluation import features_of
 from lamina.trainers.evaluation.generation import image_figures
 from lamina.trainers.evaluation.measures import frechet_distance
+from lamina.trainers.evaluation.networks import stated
 from lamina.trainers.sampling import images
 
 from .study import Place
@@ -27,7 +28,7 @@ _SHORT = {
 
 
 class Yardstick:
-    """Held-out images on the features of their data set.
+    """Held-out images on the features of their data set, which go into the results.
 
     Args:
         data: The data set.
@@ -38,6 +39,7 @@ class Yardstick:
 
     def __init__(self, data: ImageData, place: Place, num: int, features: str | None = None) -> None:
         self._features = _features(data, features, place.device, place.show_progress)
+        place.features[data.name] = stated(self._features)
         held_out = data.test[:num].to(place.device)
         self.num = len(held_out)
         self._reference = self._features(held_out)

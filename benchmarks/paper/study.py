@@ -57,6 +57,8 @@ class Place:
         data_root: Folder with the files of data sets, see `lamina.trainers.load`.
         show_progress: None shows bars where standard error is a terminal.
         checksums: Of the data sets that were loaded, by name.
+        features: What images were compared on, by the name of their data set: the network, its accuracy on held-out
+            images, and its checksum.
     """
 
     folder: Path
@@ -64,6 +66,7 @@ class Place:
     data_root: Path | None = None
     show_progress: bool | None = None
     checksums: dict[str, str] = field(default_factory=dict)
+    features: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def load(self, name: str) -> ImageData:
         """A data set, whose checksum goes into the results."""

@@ -297,6 +297,11 @@ def test_each_study_runs_as_a_trial(name: str, only: str, keys: list[str], tmp_p
     content = stored(tmp_path, name)
     assert set(keys) <= content["summary"].keys()
     assert content["data"].keys() == {"digits"}
+    for row in content["rows"].values():
+        features = row["features"]["digits"]
+        assert features["feature_name"] == "mlp"
+        assert features["feature_accuracy"] > 0.9
+        assert len(features["feature_checksum"]) == 64
     assert all(seconds > 0 for key, seconds in content["summary"].items() if key.startswith("cpu_seconds/"))
     page = tmp_path / f"{name}.md"
     text = page.read_text()

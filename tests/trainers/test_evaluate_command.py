@@ -79,6 +79,8 @@ def test_generation_names_its_network_and_numbers(measured: Path) -> None:
     assert all(key.startswith("mlp_") for key in report["summary"])
     assert report["num_per_side"] == 60
     assert len(report["feature_checksum"]) == 64
+    assert report["feature_name"] == "mlp"
+    assert report["feature_accuracy"] > 0.9
     assert report["summary"]["mlp_frechet_distance/data"] < report["summary"]["mlp_frechet_distance/base"]
 
 

@@ -19,6 +19,7 @@ from .features import features_of
 from .latents import rows
 from .layers import posterior_draws
 from .measures import FOREST_ROWS, Array, frechet_distance, kernel_distance, two_sample_accuracy
+from .networks import stated
 
 NUM_SAMPLES = 2000
 """Images drawn from each model."""
@@ -87,9 +88,7 @@ def evaluate(
         "num_samples": NUM_SAMPLES,
         "num_held_out": len(held_out),
         "num_per_side_of_forests": min(NUM_SAMPLES, len(held_out), FOREST_ROWS),
-        "features": network.description,
-        "feature_accuracy": network.accuracy,
-        "feature_checksum": network.checksum,
+        **stated(network),
         "prior_chains": {
             "steps": config.sample_steps,
             "accept": float(chains.accept_prob.mean()),

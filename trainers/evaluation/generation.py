@@ -15,7 +15,7 @@ from ..sampling import images
 from .features import features_of
 from .manifolds import overlap
 from .measures import Array, frechet_distance, kernel_distance_spread, two_sample_accuracy
-from .networks import Features
+from .networks import Features, stated
 from .subject import Subject
 
 
@@ -27,9 +27,7 @@ def generation(subject: Subject) -> dict[str, Any]:
     reference = features(held_out)
     figures = {name: image_figures(features, drawn, reference) for name, drawn in sets.items()}
     return {
-        "features": features.description,
-        "feature_accuracy": features.accuracy,
-        "feature_checksum": features.checksum,
+        **stated(features),
         "reference": "first test images",
         "num_per_side": len(held_out),
         "rounding": f"{subject.data.num_levels} grey levels over the data's range, no stretching of single images",

@@ -98,6 +98,16 @@ class NetworkFeatures:
         return features.to("cpu", torch.float64)
 
 
+def stated(features: Features) -> dict[str, Any]:
+    """What every report says of the features that its figures were taken on, for JSON."""
+    return {
+        "features": features.description,
+        "feature_name": features.name,
+        "feature_accuracy": features.accuracy,
+        "feature_checksum": features.checksum,
+    }
+
+
 def to_bytes(images: Tensor) -> Tensor:
     """Images in [-1, 1] as eight bits: -1 is 0 and 1 is 255, rounded to the nearest; beyond is cut off."""
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
