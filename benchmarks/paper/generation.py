@@ -126,10 +126,10 @@ class Generation(Study):
         "and 40 for the posterior, from noise in z, batches of 100, 101 epochs, and one seed.",
     )
     differences = (
-        "The papers' distances are of Inception features; ours are of features of a LeNet of the data set (for CIFAR-10, "
-        "in the preset gpu alone, of EfficientNet-Lite0 trained on ImageNet), which compare with each other alone. What "
-        "can be compared is the share of the distance that a better prior cuts, beside the published one on CIFAR-10: "
-        "`cut/DATA/gaussian` and `cut/DATA/single`.",
+        "The papers' distances are of Inception features; ours are of features of a LeNet of the data set (for "
+        "CIFAR-10, in the preset gpu alone, of EfficientNet-Lite0 trained on ImageNet), which compare with each other "
+        "alone. What can be compared is the share of the distance that a better prior cuts, beside the published one "
+        "on CIFAR-10: `cut/DATA/gaussian` and `cut/DATA/single`.",
         "The published procedure has its own steps, step sizes, starts, learning rates that stay, Adam's betas and "
         "sigma here, on our networks in the preset cpu; it gets over twice the seconds of ours there "
         "(`share/DATA/published`), far less than its 101 epochs take.",
