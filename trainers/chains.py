@@ -12,7 +12,7 @@ from lamina.samplers import Energy, ParameterError, Programs, Run, Tracking, run
 from lamina.samplers.engines import EngineName
 from lamina.samplers.kernel import with_step_size
 
-from .config import ChainConfig
+from .config import ChainConfig, is_unadjusted
 
 
 class TrainingChains:
@@ -49,10 +49,8 @@ class TrainingChains:
         # CUDA, where nobody knows how fast it is.
         self._programs = Programs()
         self._engine: EngineName = "auto" if generator.device.type == "cpu" else "eager"
-        self._memory: Latents | None = None
-        if config.start == "persistent":
-            start = self._ancestral(num_chains if num_rows is None else num_rows)
-            self._memory = self._latents(start) if self._keeps_latents else start
+        self._num_kept = num_chains if num_rows is None else num_rows
+        self._memory = self._new_memory()
         self.params = config.kernel.init_params(self._ancestral(1))
         target = config.kernel.target_accept
         self._tracking = None if target is None else Tracking(target_accept=target)
@@ -69,6 +67,14 @@ class TrainingChains:
     def posterior(self, x: Tensor, rows: Tensor) -> tuple[Latents, Run]:
         """Draw from the posterior of data x, which are these rows of the training data."""
         return self._run(self._model.posterior_energy(self._config.space), self._start(rows, x), rows, x)
+
+    def start_anew(self) -> None:
+        """Forget where chains of an unadjusted kernel are: on the way out of reach, they would only go on.
+
+        An adjusted one moves no further than its energy lets it, and posterior chains are dear to find again.
+        """
+        if is_unadjusted(self._config.kernel):
+            self._memory = self._new_memory()
 
     def figures(self, name: str, result: Run) -> dict[str, Tensor]:
         """What to log of a run, 0-d each, under names that begin with `name`."""
@@ -141,6 +147,13 @@ class TrainingChains:
             for new, old in zip(self._ancestral(num), position, strict=True)
         )
 
+    def _new_memory(self) -> Latents | None:
+        """Ancestral draws for all chains, if they persist."""
+        if self._config.start != "persistent":
+            return None
+        start = self._ancestral(self._num_kept)
+        return self._latents(start) if self._keeps_latents else start
+
     def _ancestral(self, num: int) -> Latents:
         base = self._model.prior.base
         noise = base.noise(num, generator=self._generator)
@@ -155,8 +168,9 @@ class TrainingChains:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Continue where `state_dict` was taken; a step size that follows nothing is the configuration's."""
         device = self._generator.device
         memory = state["memory"]
         self._memory = None if memory is None else tuple(part.to(device, copy=True) for part in memory)
-        self.params = with_step_size(self.params, state["step_size"].to(device))
+        if self._tracking is not None:
+            self.params = with_step_size(self.params, state["step_size"].to(device))

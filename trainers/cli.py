@@ -19,12 +19,12 @@ from lamina.samplers.checks import check_count
 from lamina.samplers.registry import kernel_names
 
 from . import pictures
-from .config import ChainConfig, TrainConfig, check_seed, from_dict, unused_settings
+from .config import ChainConfig, TrainConfig, check_seed, unused_settings
 from .data import FORMS, load
 from .errors import RunFolderError
 from .evaluation import PARTS, Budget, Evaluation, lenet_features, lenet_path, summary_table, table
 from .job import EVALUATION, MEASURED, PICTURES, evaluate_run, measure_run, resume, sample_run, start
-from .loop import read_checkpoint
+from .loop import read_checkpoint, trained_config
 from .presets import RECIPES, preset
 
 _EXAMPLES = """examples:
@@ -151,7 +151,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spectral-limit", type=float, metavar="S", help="largest spectral norm in the energies")
     parser.add_argument("--kl-warmup", type=float, metavar="F", help="share of a phase in which the KL's weight rises")
     parser.add_argument("--free-nats", type=float, metavar="K", help="KL that each layer has for free")
-    parser.add_argument("--max-rollbacks", type=int, metavar="N", help="returns to a checkpoint when training is lost")
+    parser.add_argument(
+        "--max-rollbacks",
+        type=int,
+        metavar="N",
+        help="returns to a checkpoint when training is lost, each with smaller learning rates and unadjusted steps",
+    )
     parser.add_argument(
         "--model",
         type=_option,
@@ -369,7 +374,7 @@ def _resume(options: argparse.Namespace) -> None:
 def _sample(options: argparse.Namespace) -> None:
     check_count("--num", options.num, 1)
     check_seed(options.seed)
-    own = from_dict(read_checkpoint(options.folder)["config"]).prior
+    own = trained_config(read_checkpoint(options.folder)).prior
     chains = _chains(own, sampler=options.sampler, step_size=options.step_size, choices=dict(options.option))
     drawn, accept = sample_run(
         options.folder,

@@ -70,6 +70,26 @@ class ChainConfig:
         current = kernel_options(self.kernel) if name in (None, own) else {}
         return replace(self, kernel=make_kernel(name or own, **{**current, **options}))
 
+    def calmed(self, factor: float) -> ChainConfig:
+        """The same chains with the step size of an unadjusted kernel, or of those within it, times a factor."""
+        return replace(self, kernel=_calmed(self.kernel, factor))
+
+
+def is_unadjusted(kernel: Kernel[Any]) -> bool:
+    """Whether nothing holds a kernel back where its steps are too large: neither a ratio nor a target acceptance."""
+    return not kernel.is_exact and kernel.target_accept is None
+
+
+def _calmed(value: Any, factor: float) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_calmed(part, factor) for part in value)
+    if not isinstance(value, Kernel) or not is_unadjusted(value):
+        return value
+    options = {name: _calmed(option, factor) for name, option in kernel_options(value).items()}
+    if "step_size" in options:
+        options["step_size"] *= factor
+    return type(value)(**options)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -200,7 +220,7 @@ class TrainConfig:
         checkpoint_every: Steps between checkpoints.
         energy_limit: Mean energy, in nats, beyond which training counts as lost, as if it were not finite.
         max_rollbacks: How often training that is lost goes back to its last checkpoint, or to the start, and on from
-            there with half of the learning rates, before it gives up.
+            there at smaller learning rates and steps of unadjusted chains, before it gives up.
         seed: Seeds everything.
         num_threads: Threads of PyTorch; small networks are fastest on one, and results depend on it in bits.
     """
@@ -269,6 +289,10 @@ class TrainConfig:
     def trains_inference(self) -> bool:
         """Whether an inference model is among what learns."""
         return self.scheme != "joint-mle" or self.posterior.start == "encoder"
+
+    def calmed(self, factor: float) -> TrainConfig:
+        """The same run with the step sizes of unadjusted chains times a factor."""
+        return replace(self, prior=self.prior.calmed(factor), posterior=self.posterior.calmed(factor))
 
     def capped(self, max_steps: int) -> TrainConfig:
         """The same run cut short: at most `max_steps` gradient steps, the baseline shortened in proportion."""

@@ -22,7 +22,7 @@ from lamina.models import LatentEBM
 from lamina.samplers import ParameterError, UnknownNameError, run
 
 from . import pictures
-from .config import ChainConfig, TrainConfig, from_dict, to_dict
+from .config import ChainConfig, TrainConfig, to_dict
 from .data import ImageData, load
 from .errors import RunFolderError
 from .evaluation import PARTS, Budget, Evaluation, Subject, check_features, evaluate, finite
@@ -35,6 +35,7 @@ from .loop import (
     read_checkpoint,
     read_metrics,
     reporting_full_disks,
+    trained_config,
     trained_positions,
     trained_step_size,
 )
@@ -155,7 +156,7 @@ def measure_run(
     subject = Subject(
         model=models["model"],
         baseline=models.get("gaussian"),
-        config=from_dict(states["model"]["config"]),
+        config=trained_config(states["model"]),
         data=data,
         device=device,
         step_size=trained_step_size(states["model"]),
@@ -226,7 +227,7 @@ def sample_run(
 ) -> tuple[torch.Tensor, float]:
     """Draw images from a run folder alone, by its own prior sampler or another; with the mean acceptance."""
     state = read_checkpoint(folder)
-    config = from_dict(state["config"])
+    config = trained_config(state)
     model = averaged_model(state, tuple(state["image_shape"]), device)
     generator = torch.Generator(device).manual_seed(seed)
     is_own = chains is None or chains == config.prior
@@ -294,7 +295,7 @@ def _finish(
 def _evaluate(folder: Path, data: ImageData, device: torch.device, features: str | None) -> Evaluation:
     states = _states(folder)
     models = {name: averaged_model(state, data.image_shape, device) for name, state in states.items()}
-    config = from_dict(states["model"]["config"])
+    config = trained_config(states["model"])
     step_size = trained_step_size(states["model"])
     with _threads(config.num_threads):
         result = evaluate(

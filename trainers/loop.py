@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ _KIND = "lamina training"
 _LOG_EVERY = 20
 _ATTEMPTS = 2
 """From one checkpoint, before training starts anew."""
+_RATE_SHARE, _STEP_SHARE = 0.5, 0.25
+"""What a degree of caution leaves of learning rates, and of steps of unadjusted chains: these fall faster, as a small
+step costs a chain its pace alone. The noise scale of ULA, s with h = s^2 / 2, is halved, as the rates are."""
 _ENTRIES = (
     "config",
     "data_checksum",
@@ -56,9 +60,12 @@ class Training:
     machine, thread count and versions.
 
     Training that is lost (figures or weights that are not finite, energies beyond a limit) goes back to its last
-    checkpoint, which was written after the same checks, and on from there with half of the learning rates: the same
-    steps at the same rates would be lost again. A checkpoint may be finite and beyond help all the same; where several
-    attempts from it were lost, training starts anew, at the rates it has come down to.
+    checkpoint, which was written after the same checks, and on from there with half of the learning rates, and a
+    quarter of the step size of unadjusted chains, which start anew if they persist: the same steps would be lost again.
+    Lost a second time, it does that twice, then three times, as the earlier care was too little; and once more wherever
+    it goes back to the start, where nothing has shown yet that the settings are nearly right. A checkpoint may be
+    finite and beyond help all the same; where several attempts from it were lost, training starts anew, as careful as
+    it has become.
 
     Args:
         config: The run.
@@ -85,6 +92,8 @@ class Training:
         self.done = 0
         self.seconds = 0.0
         self.rollbacks = 0
+        self.rate_factor = 1.0
+        self.step_factor = 1.0  # of unadjusted chains
         self._attempts = 0  # from the last checkpoint, that were lost
         self._phase_index = -1
         self._phase: Phase | None = None
@@ -129,13 +138,23 @@ class Training:
 
     def _roll_back(self, folder: Path, metrics: Path) -> None:
         """To the last checkpoint, or to the start; saved, so that a resumed run is as cautious."""
-        rollbacks, attempts, seconds = self.rollbacks + 1, self._attempts + 1, self.seconds
+        rollbacks, attempts = self.rollbacks + 1, self._attempts + 1
         if attempts <= _ATTEMPTS:
-            self.load_state_dict(read_checkpoint(folder))
+            state = read_checkpoint(folder)
         else:
-            self.load_state_dict(Training(self.config, self._source, self._data.device).state_dict())
-            attempts = 0
-        self.rollbacks, self._attempts, self.seconds = rollbacks, attempts, seconds
+            state, attempts = Training(self.config, self._source, self._data.device).state_dict(), 0
+        degrees = rollbacks + (state["done"] == 0)
+        caution = {
+            "rollbacks": rollbacks,
+            "attempts": attempts,
+            "rate_factor": self.rate_factor * _RATE_SHARE**degrees,
+            "step_factor": self.step_factor * _STEP_SHARE**degrees,
+            "seconds": self.seconds,
+        }
+        self.load_state_dict({**state, **caution})
+        if self._phase is not None:
+            for chains in self._phase.chains.values():
+                chains.start_anew()
         _keep_until(metrics, self.done)
         self.save(folder)
 
@@ -143,7 +162,7 @@ class Training:
         """One gradient step, in whichever phase it falls."""
         phase, done_in_phase = self._current_phase()
         rows = self._stream.next().to(self._data.device)
-        figures = phase.step(self._data[rows], rows, done_in_phase, rate_factor=0.5**self.rollbacks)
+        figures = phase.step(self._data[rows], rows, done_in_phase, rate_factor=self.rate_factor)
         self.averages.update(self.model)
         self.done += 1
         if self._phase_ends():
@@ -166,6 +185,8 @@ class Training:
             "seconds": self.seconds,
             "rollbacks": self.rollbacks,
             "attempts": self._attempts,
+            "rate_factor": self.rate_factor,
+            "step_factor": self.step_factor,
             "model": self.model.state_dict(),
             "averages": self.averages.state_dict(),
             "generator": self._bench.generator.get_state(),
@@ -191,6 +212,8 @@ class Training:
             self.averages.load_state_dict(state["averages"])
             self.done, self.seconds = state["done"], state["seconds"]
             self.rollbacks, self._attempts = state["rollbacks"], state["attempts"]
+            self.rate_factor, self.step_factor = _factors(state)
+            self._bench = replace(self._bench, config=self.config.calmed(self.step_factor))
             self._phase_index, self._phase = -1, None
             if state["phase"] is not None:
                 self._enter(state["phase_index"])
@@ -229,6 +252,7 @@ class Training:
             "phase": self._phase_index,
             **values,
             "rollbacks": self.rollbacks,
+            "rate_factor": self.rate_factor,
             "seconds": round(self.seconds, 3),
         }
         with metrics.open("a") as file:
@@ -280,6 +304,16 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
             f"{path} cannot be used: {error} Put back an earlier copy, or train anew into another folder."
         ) from error
     return state
+
+
+def trained_config(state: dict[str, Any]) -> TrainConfig:
+    """The run of a checkpoint, with the step sizes of unadjusted chains as rollbacks left them."""
+    return from_dict(state["config"]).calmed(_factors(state)[1])
+
+
+def _factors(state: dict[str, Any]) -> tuple[float, float]:
+    """Of learning rates and of step sizes; stored since rollbacks change more than the rates, by one half each."""
+    return state.get("rate_factor", 0.5 ** state["rollbacks"]), state.get("step_factor", 1.0)
 
 
 def trained_step_size(state: dict[str, Any]) -> torch.Tensor | None:

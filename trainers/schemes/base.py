@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lamina.models import LatentEBM, Latents, NormalizedEnergies, clip_spectral_norms, normalizer_loss
 
+from ..chains import TrainingChains
 from ..config import TrainConfig
 
 
@@ -42,6 +43,9 @@ class Phase(ABC):
     Args:
         bench: Model, configuration and randomness.
         num_steps: Steps of the phase, which its schedules span.
+
+    Attributes:
+        chains: "prior" and "posterior", those that the phase runs.
     """
 
     teaches_energies = True
@@ -50,6 +54,7 @@ class Phase(ABC):
         self.bench = bench
         self.num_steps = num_steps
         self.progress = 0.0
+        self.chains: dict[str, TrainingChains] = {}
         self._optimisers = [
             torch.optim.Adam(list(parameters), rate, betas=betas, fused=True)
             for parameters, rate, betas in self.groups()
@@ -134,12 +139,15 @@ class Phase(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """All that later steps depend on, besides the model and the generator."""
-        return {"optimisers": [optimiser.state_dict() for optimiser in self._optimisers]}
+        optimisers = [optimiser.state_dict() for optimiser in self._optimisers]
+        return {"optimisers": optimisers, **{name: chains.state_dict() for name, chains in self.chains.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
         for optimiser, stored in zip(self._optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(stored)
+        for name, chains in self.chains.items():
+            chains.load_state_dict(state[name])
 
 
 def bound_figures(terms: dict[str, Tensor]) -> dict[str, Tensor]:

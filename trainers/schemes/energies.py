@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -25,7 +23,8 @@ class EnergyPhase(Phase):
 
     def __init__(self, bench: Workbench, num_steps: int) -> None:
         super().__init__(bench, num_steps)
-        self._chains = TrainingChains(bench.model, bench.config.prior, bench.config.batch_size, bench.generator)
+        chains = TrainingChains(bench.model, bench.config.prior, bench.config.batch_size, bench.generator)
+        self.chains = {"prior": chains}
 
     def groups(self) -> Groups:
         """The energies."""
@@ -37,16 +36,7 @@ class EnergyPhase(Phase):
         assert model.inference is not None
         with torch.no_grad():
             z_data, _ = model.inference(x, generator=self.bench.generator)
-        z_prior, run = self._chains.prior()
+        z_prior, run = self.chains["prior"].prior()
         gap = energy_loss(model.prior, z_data, z_prior)
-        figures = {**self.energy_figures(z_data, z_prior), **self._chains.figures("prior", run)}
+        figures = {**self.energy_figures(z_data, z_prior), **self.chains["prior"].figures("prior", run)}
         return gap + self.energy_penalty(z_data, z_prior) + self.normalizer_loss(), figures
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Phase.state_dict`."""
-        return {**super().state_dict(), "prior": self._chains.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Phase.load_state_dict`."""
-        super().load_state_dict(state)
-        self._chains.load_state_dict(state["prior"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -30,10 +29,12 @@ class JointMLEPhase(Phase):
     def __init__(self, bench: Workbench, num_steps: int) -> None:
         super().__init__(bench, num_steps)
         config = bench.config
-        self._prior = TrainingChains(bench.model, config.prior, config.batch_size, bench.generator)
-        self._posterior = TrainingChains(
-            bench.model, config.posterior, config.batch_size, bench.generator, num_rows=bench.num_rows
-        )
+        self.chains = {
+            "prior": TrainingChains(bench.model, config.prior, config.batch_size, bench.generator),
+            "posterior": TrainingChains(
+                bench.model, config.posterior, config.batch_size, bench.generator, num_rows=bench.num_rows
+            ),
+        }
 
     @property
     def _teaches_starts(self) -> bool:
@@ -52,32 +53,22 @@ class JointMLEPhase(Phase):
     def losses(self, x: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Phase.losses`."""
         model = self.bench.model
-        z_data, posterior = self._posterior.posterior(x, rows)
-        z_prior, prior = self._prior.prior()
+        z_data, posterior = self.chains["posterior"].posterior(x, rows)
+        z_prior, prior = self.chains["prior"].prior()
         contrast = contrastive_loss(model.prior, z_data, z_prior)
         reconstruction = reconstruction_loss(model, x, z_data)
         figures = {
             "reconstruction": reconstruction.detach(),
             **self.energy_figures(z_data, z_prior),
             "contrast": contrast.detach(),
-            **self._prior.figures("prior", prior),
-            **self._posterior.figures("posterior", posterior),
+            **self.chains["prior"].figures("prior", prior),
+            **self.chains["posterior"].figures("posterior", posterior),
         }
         loss = contrast + reconstruction + self.energy_penalty(z_data, z_prior) + self.normalizer_loss()
         if self._teaches_starts:
             start = start_loss(model, x, z_data)
             loss, figures = loss + start, {**figures, "start": start.detach()}
         return loss, figures
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Phase.state_dict`."""
-        return {**super().state_dict(), "prior": self._prior.state_dict(), "posterior": self._posterior.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Phase.load_state_dict`."""
-        super().load_state_dict(state)
-        self._prior.load_state_dict(state["prior"])
-        self._posterior.load_state_dict(state["posterior"])
 
 
 def start_loss(model: LatentEBM, x: Tensor, z: Latents) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from lamina.models import base_negative_phase, energy_loss, negative_elbo
@@ -23,7 +21,8 @@ class JointVariationalPhase(Phase):
 
     def __init__(self, bench: Workbench, num_steps: int) -> None:
         super().__init__(bench, num_steps)
-        self._chains = TrainingChains(bench.model, bench.config.prior, bench.config.batch_size, bench.generator)
+        chains = TrainingChains(bench.model, bench.config.prior, bench.config.batch_size, bench.generator)
+        self.chains = {"prior": chains}
 
     def groups(self) -> Groups:
         """Energies; generator, base prior and inference model."""
@@ -42,22 +41,13 @@ class JointVariationalPhase(Phase):
             kl_weight=weight,
             free_nats=self.bench.config.free_nats,
         )
-        z_prior, run = self._chains.prior()
+        z_prior, run = self.chains["prior"].prior()
         gap = energy_loss(prior, z_data, z_prior)
         figures = {
             **bound_figures(terms),
             **self.energy_figures(z_data, z_prior),
-            **self._chains.figures("prior", run),
+            **self.chains["prior"].figures("prior", run),
         }
         base = weight * base_negative_phase(prior, z_prior)  # of the same weight as the positive phase in the bound
         loss = bound + gap + base + self.energy_penalty(z_data, z_prior) + self.normalizer_loss()
         return loss, figures
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Phase.state_dict`."""
-        return {**super().state_dict(), "prior": self._chains.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Phase.load_state_dict`."""
-        super().load_state_dict(state)
-        self._chains.load_state_dict(state["prior"])
