@@ -16,7 +16,7 @@ from torch import Tensor
 from lamina.models import LatentEBM
 from lamina.trainers import ImageData, TrainConfig, Training, averaged_model, read_checkpoint
 from lamina.trainers.config import from_dict, to_dict
-from lamina.trainers.loop import CHECKPOINT, METRICS, load_training, read_metrics, trained_step_size
+from lamina.trainers.loop import CHECKPOINT, METRICS, load_training, read_metrics, trained_config, trained_step_size
 
 from .study import Place
 
@@ -28,13 +28,11 @@ class Trained:
     """A training that is over.
 
     Attributes:
-        config: The run.
         data: What it was trained on.
         folder: Holds its checkpoint and metrics.
         place: Of the cell.
     """
 
-    config: TrainConfig
     data: ImageData
     folder: Path
     place: Place
@@ -42,6 +40,11 @@ class Trained:
     @cached_property
     def _state(self) -> dict[str, Any]:
         return read_checkpoint(self.folder)
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        """The run, with the step sizes of chains that rollbacks have left."""
+        return trained_config(self._state)
 
     @cached_property
     def model(self) -> LatentEBM:
@@ -113,7 +116,7 @@ def train(config: TrainConfig, place: Place) -> Trained:
     training = load_training(place.folder, data, place.device)
     with _timed(place.folder):
         training.run(place.folder, label=f"{config.scheme} on {config.data}", show_progress=place.show_progress)
-    return Trained(config=config, data=data, folder=place.folder, place=place)
+    return Trained(data=data, folder=place.folder, place=place)
 
 
 @contextmanager
