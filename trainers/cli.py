@@ -213,8 +213,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="DATA",
-        help="data sets whose test images are outliers, for the part of that name; the rule that picks the score "
-        "never sees them",
+        help="data sets whose images are outliers, test ones first, for the part of that name; the rule that picks the "
+        "score never sees them",
     )
     _add_place(parser)
     for flag, what in _BUDGET.items():

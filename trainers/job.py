@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from lamina.models import LatentEBM
-from lamina.samplers import ParameterError, UnknownNameError, run
+from lamina.samplers import UnknownNameError, run
 
 from . import pictures
 from .config import ChainConfig, TrainConfig, to_dict
@@ -128,7 +128,7 @@ def measure_run(
         folder: Run folder.
         parts: Keys of `PARTS`, in the order to go.
         budget: How much is spent; None takes the default.
-        outliers: Names of data sets whose test images are outliers, for the part "outliers".
+        outliers: Names of data sets whose images, test ones first, are outliers, for the part "outliers".
         features: What samples are compared on, see `features_of`.
         again: Measure parts anew that are there.
         data_root: Folder with the files of data sets.
@@ -161,7 +161,7 @@ def measure_run(
         device=device,
         step_size=trained_step_size(states["model"]),
         positions=trained_positions(states["model"]),
-        outliers={name: _outliers(name, data, data_root) for name in outliers if "outliers" in parts},
+        outliers={name: _outliers(name, data, budget.num_rows, data_root) for name in outliers if "outliers" in parts},
         features=features,
         budget=budget,
         cache=cache,
@@ -202,16 +202,10 @@ def _read_report(path: Path) -> dict[str, Any]:
     return report if isinstance(report, dict) else {}
 
 
-def _outliers(name: str, data: ImageData, data_root: Path | None) -> torch.Tensor:
-    if name == data.name:
-        raise ParameterError(f"{name!r} is what the model was trained on; name other data sets as outliers.")
+def _outliers(name: str, data: ImageData, num: int, data_root: Path | None) -> torch.Tensor:
     found = load(name, data_root=data_root)
-    if found.image_shape != data.image_shape:
-        raise ParameterError(
-            f"outliers must have the shape of the run's images, {data.image_shape}; those of {name!r} have "
-            f"{found.image_shape}."
-        )
-    return found.test
+    data.check_outliers(found)
+    return found.outliers(num)
 
 
 def _checksum(path: Path) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from lamina.samplers import HMC, ULA, UnknownNameError, step_size_from_noise_scale
 
 from .config import ChainConfig, ModelConfig, Scheme, TrainConfig
-from .data import FOLDER, held_out, split_pose
+from .data import FOLDER, IDX, held_out, split_pose
 
 _DIGITS = TrainConfig(
     data="digits",
@@ -122,7 +122,8 @@ def preset(data: str, recipe: str = "adjusted", scheme: Scheme | None = None) ->
     """Settings for a data set.
 
     Args:
-        data: Name of a data set; with a class held out or in a standard pose, the settings are those of the whole.
+        data: Name of a data set; with a class held out or in a standard pose, the settings are those of the whole;
+            `idx:FOLDER` has those of MNIST.
         recipe: "adjusted" (Metropolis-adjusted, adaptive, persistent chains); "published", the published one on the
             same networks; or "paper", on the published networks.
         scheme: How to learn; None takes the recipe's own: "two-stage", and "joint-mle" for the published ones.
@@ -144,6 +145,8 @@ def _of_data(name: str) -> TrainConfig:
         return _COLOUR
     rule = held_out(name)
     whole = rule.base if rule else name
+    if whole.startswith(IDX):
+        return _MNIST
     if whole not in _DATA:
         raise UnknownNameError("data set", whole, _DATA)
     return _DATA[whole]

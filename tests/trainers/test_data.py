@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lamina.samplers.errors import MissingExtraError, ParameterError, UnknownNameError
+from lamina.trainers import preset
 from lamina.trainers.data import BatchStream, ImageData, files, idx, load
 from lamina.trainers.data.idx import IDX_FILES, IdxSpec, load_idx_set, parse_idx, read_unpacked
 from lamina.trainers.errors import CheckpointError, DataError
@@ -237,6 +238,110 @@ def test_a_file_with_any_bit_flipped_never_gives_wrong_data(tmp_path: Path, end:
         else:  # gzip has bits without meaning for the content: its time stamp, for one
             assert idx_bytes(found.arrays["train"]) == files["train"]
     assert num_refused == 8 * len(whole) or (end == ".gz" and num_refused > 4 * len(whole))
+
+
+# ------------------------------------------------------------------------------------- any set in a folder
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+@pytest.mark.parametrize("start", ["", "letters-"])
+def test_any_set_in_a_folder_is_loaded_whole(tmp_path: Path, start: str, end: str) -> None:
+    files = tiny_files()
+    write(tmp_path / "letters", files, start, end)
+    name = f"idx:{tmp_path / 'letters'}"
+    data = load(name)
+    assert (data.train.shape, data.test.shape) == ((4, 1, 2, 3), (3, 1, 2, 3))
+    assert (data.name, data.source, data.rule) == (name, str(tmp_path / "letters"), "")
+    assert data.checksum == hashlib.sha256(b"".join(files.values())).hexdigest()
+    assert torch.equal(data.test_labels, torch.tensor(list(files["test_labels"][8:])))
+    assert preset(name).model == preset("mnist").model
+    assert preset(f"whitened:{name}-without-3").model == preset("mnist").model
+
+
+def test_a_folder_is_seen_from_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "letters", tiny_files())
+    monkeypatch.chdir(tmp_path)
+    assert load("idx:letters").source == str(tmp_path / "letters")
+
+
+def test_a_folder_of_test_images_alone_serves_as_outliers(tmp_path: Path) -> None:
+    files = tiny_files()
+    write(tmp_path, {field: files[field] for field in ("test", "test_labels")})
+    data = load(f"idx:{tmp_path}")
+    assert (len(data.train), len(data.test)) == (0, 3)
+    with pytest.raises(DataError, match="test images alone"):
+        data.check_trainable()
+
+
+def test_a_class_of_any_set_is_held_out(tmp_path: Path) -> None:
+    files = tiny_files()
+    files["train_labels"], files["test_labels"] = (
+        idx_bytes(np.array(one, np.uint8)) for one in ([1, 2, 3, 1], [3] * 3)
+    )
+    write(tmp_path, files)
+    data = load(f"idx:{tmp_path}-without-3")
+    assert {*data.train_labels.tolist(), *data.test_labels.tolist()} == {1, 2}
+    assert len(load(f"idx:{tmp_path}-only-3").test) == 4
+    assert load(f"upright:idx:{tmp_path}-only-3").name == f"upright:idx:{tmp_path}-only-3"
+    with pytest.raises(DataError, match="has the classes 1, 2, 3; got 4"):
+        load(f"idx:{tmp_path}-without-4")
+
+
+def test_a_folder_called_like_a_rule_is_named_with_a_slash(tmp_path: Path) -> None:
+    write(tmp_path / "letters-only-3", tiny_files())
+    assert len(load(f"idx:{tmp_path}/letters-only-3/").test) == 3
+
+
+@pytest.mark.parametrize("field", IDX_FILES)
+def test_folders_that_lack_a_file_say_which(tmp_path: Path, field: str) -> None:
+    files = tiny_files()
+    del files[field]
+    write(tmp_path, files)
+    with pytest.raises(DataError, match=rf"{tmp_path} \(lacks {IDX_FILES[field]}\)\. Name the folder"):
+        load(f"idx:{tmp_path}")
+
+
+def test_folders_that_are_not_there_or_empty_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere \(no such folder\)"):
+        load(f"idx:{tmp_path / 'nowhere'}")
+    with pytest.raises(DataError, match=r"wanted t10k-images-idx3-ubyte, t10k-labels.*\(none of the files\)"):
+        load(f"idx:{tmp_path}")
+    with pytest.raises(DataError, match="wanted idx:FOLDER, such as"):
+        load("idx:")
+
+
+def taller(files: dict[str, bytes]) -> None:
+    files["test"] = idx_bytes(np.zeros((3, 3, 2), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(
+            lambda files: files.update(train=files["train_labels"]), "train-images.*00000803; .*00000801", id="magic"
+        ),
+        pytest.param(lambda files: files.update(test=files["test"][:-1]), r"t10k-images.*wanted 34 bytes", id="cut"),
+        pytest.param(
+            lambda files: files.update(test=gzip.compress(files["test"])[:-1]), "t10k-images.*to its end", id="gzip"
+        ),
+        pytest.param(swap_splits, "train-labels.*wanted one label for each of the 4 images", id="count"),
+        pytest.param(taller, "t10k-images.*wanted images of 2x3, as in .*train-images.*; got 3x2", id="sizes"),
+    ],
+)
+def test_damage_in_a_folder_is_named(tmp_path: Path, damage: Callable[[dict[str, bytes]], None], message: str) -> None:
+    files = tiny_files()
+    damage(files)
+    write(tmp_path, files)
+    with pytest.raises(DataError, match=message):
+        load(f"idx:{tmp_path}")
+
+
+def test_outliers_are_test_images_and_then_those_for_training(tmp_path: Path) -> None:
+    write(tmp_path, tiny_files())
+    data = load(f"idx:{tmp_path}")
+    assert torch.equal(data.outliers(2), data.test[:2])
+    assert torch.equal(data.outliers(5), torch.cat([data.test, data.train[:2]]))
+    assert len(data.outliers(99)) == 7
 
 
 # --------------------------------------------------------------------------------------------------- loading

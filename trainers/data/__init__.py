@@ -4,6 +4,7 @@ from .batches import BatchStream
 from .catalogue import DATASETS, FORMS, load
 from .folder import PREFIX as FOLDER
 from .held_out import held_out
+from .idx import PREFIX as IDX
 from .images import ImageData, plain_name
 from .poses import posed, split_pose
 
@@ -11,6 +12,7 @@ __all__ = [
     "DATASETS",
     "FOLDER",
     "FORMS",
+    "IDX",
     "BatchStream",
     "ImageData",
     "held_out",

@@ -15,7 +15,8 @@ from .digits import load_digits
 from .files import search_roots
 from .folder import PREFIX, load_folder
 from .held_out import divided, held_out
-from .idx import IDX_SPECS, load_idx
+from .idx import IDX_SPECS, load_idx, load_idx_folder
+from .idx import PREFIX as IDX
 from .images import ImageData
 from .npz import NPZ_SETS, load_npz
 from .poses import POSES, in_pose, split_pose
@@ -32,8 +33,8 @@ DATASETS: Mapping[str, Callable[[Sequence[Path]], ImageData]] = {
 """Every data set that has a name of its own: a function from the folders to search to the data."""
 
 FORMS = (
-    f"{', '.join(DATASETS)}; NAME-without-CLASS or NAME-only-CLASS of these; {PREFIX}PATH@SIZE; and POSE:NAME, "
-    f"with POSE one of {', '.join(POSES)}"
+    f"{', '.join(DATASETS)}, or {IDX}FOLDER; NAME-without-CLASS or NAME-only-CLASS of these; {PREFIX}PATH@SIZE; and "
+    f"POSE:NAME, with POSE one of {', '.join(POSES)}"
 )
 """What `load` takes, in words."""
 
@@ -47,10 +48,11 @@ def load(name: str, *, data_root: Path | str | None = None) -> ImageData:
     data.
 
     Args:
-        name: A key of `DATASETS`; or one with a class held out: `NAME-without-CLASS` has 80 % of the other classes for
-            training and 20 % for testing, `NAME-only-CLASS` all images of the class for testing, both from training
-            and test images pooled; or `folder:PATH@SIZE`, any folder of pictures, see `load_folder`; or `POSE:NAME`,
-            any of these with its images in a standard pose, see `lamina.trainers.data.poses`.
+        name: A key of `DATASETS`; or `idx:FOLDER`, any set in files as MNIST has them, see `load_idx_folder`; or one of
+            these with a class held out: `NAME-without-CLASS` has 80 % of the other classes for training and 20 % for
+            testing, `NAME-only-CLASS` all images of the class for testing, both from training and test images pooled;
+            or `folder:PATH@SIZE`, any folder of pictures, see `load_folder`; or `POSE:NAME`, any of these with its
+            images in a standard pose, see `lamina.trainers.data.poses`.
         data_root: The folder to search first; the digits need none.
 
     Returns:
@@ -78,6 +80,8 @@ def _unposed(name: str, roots: Sequence[Path]) -> ImageData:
 
 
 def _named(name: str, roots: Sequence[Path]) -> ImageData:
+    if name.startswith(IDX):
+        return load_idx_folder(name)
     if name not in DATASETS:
         raise UnknownNameError("data set", name, DATASETS)
     return DATASETS[name](roots)

@@ -1,4 +1,4 @@
-"""The idx files of the MNIST family: the format, read by hand, and the search for a verified set.
+"""The idx files of the MNIST family: the format, read by hand, the search for a verified set, and any set in a folder.
 
 A file is a big-endian header (two zero bytes, a type code, the number of dimensions, then every size as
 uint32) followed by the entries in row-major order. Only type 0x08, unsigned bytes, occurs in the family.
@@ -14,7 +14,7 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +33,12 @@ IDX_FILES: Mapping[str, str] = {
 }
 """Published name of the file behind each field, in the order in which the checksum of a set takes them."""
 
+PREFIX = "idx:"
+"""Begins the names of sets that nobody published here: `idx:FOLDER`."""
+
 _GZIP_MAGIC = b"\x1f\x8b"
 _UNSIGNED_BYTE = 0x08
+_TRAINING = ("train", "train_labels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +198,7 @@ def load_idx_set(spec: IdxSpec, roots: Sequence[Path]) -> IdxSet:
     stems = [IDX_FILES[field] for field in spec.md5]
     searched = []
     for folder in candidate_folders(spec.name, roots):
-        paths = _find_files(spec, folder)
+        paths = _find_files(spec.name, spec.md5, folder)
         if lacking := [stem for field, stem in zip(spec.md5, stems, strict=True) if field not in paths]:
             searched.append(f"{folder} ({describe_gap(folder, stems, lacking)})")
             continue
@@ -217,12 +221,48 @@ def load_idx(spec: IdxSpec, roots: Sequence[Path]) -> ImageData:
     return scaled(spec.name, found.arrays, checksum=found.checksum, source=str(found.folder))
 
 
-def _find_files(spec: IdxSpec, folder: Path) -> dict[str, Path]:
+def load_idx_folder(name: str) -> ImageData:
+    """Load whatever set lies in a folder as idx files, called as in `IDX_FILES`, or after the folder and a dash.
+
+    Without files of training images there are test images alone. No checksum is known beforehand, so that a file is
+    refused only where it contradicts its header or the other files.
+
+    Args:
+        name: `idx:FOLDER`; a relative FOLDER is seen from the current directory.
+
+    Raises:
+        DataError: If the name has another form, or files are missing, damaged, or do not fit each other.
+    """
+    place = name.removeprefix(PREFIX)
+    if not place:
+        raise DataError(f"wanted idx:FOLDER, such as idx:letters; got {name!r}.")
+    folder = Path(place).expanduser().resolve()
+    paths = _find_files(folder.name, IDX_FILES, folder)
+    wanted = [field for field in IDX_FILES if field.startswith("test") or not paths.keys().isdisjoint(_TRAINING)]
+    if lacking := [IDX_FILES[field] for field in wanted if field not in paths]:
+        stems = [IDX_FILES[field] for field in wanted]
+        raise DataError(
+            f"{name}: wanted {', '.join(stems)}, plain or .gz, in {folder} "
+            f"({describe_gap(folder, stems, lacking)}). Name the folder that holds them; a set for "
+            f"training has {', '.join(IDX_FILES.values())}, and one of outliers alone those of t10k."
+        )
+    contents = {field: read_unpacked(paths[field]) for field in wanted}
+    arrays = _parsed(paths, contents)
+    sizes = {field: arrays[field].shape[1:] for field in wanted if not field.endswith("labels")}
+    if len(set(sizes.values())) > 1:
+        raise DataError(
+            f"{paths['test']}: wanted images of {_size(sizes['train'])}, as in {paths['train']}; got "
+            f"{_size(sizes['test'])}. Replace both by files of one data set."
+        )
+    return scaled(name, arrays, checksum=_checksum(contents), source=str(folder))
+
+
+def _find_files(name: str, fields: Iterable[str], folder: Path) -> dict[str, Path]:
     """Map each field to its file, leaving out those that are not there; names that say the set win."""
     found = {}
-    for field in spec.md5:
+    for field in fields:
         stem = IDX_FILES[field]
-        candidates = (folder / f"{start}{stem}{end}" for start in (f"{spec.name}-", "") for end in ("", ".gz"))
+        candidates = (folder / f"{start}{stem}{end}" for start in (f"{name}-", "") for end in ("", ".gz"))
         # os.path.isfile, as Path.is_file raises where the folder may not be entered.
         if path := next(filter(os.path.isfile, candidates), None):
             found[field] = path
@@ -237,12 +277,7 @@ def _verified(
     digests: Mapping[str, str],
 ) -> IdxSet:
     """Parse and check a set; the digests come last, since the other errors say more of what is wrong."""
-    arrays = {
-        field: parse_idx(content, num_dims=1 if field.endswith("labels") else 3, path=paths[field])
-        for field, content in contents.items()
-    }
-    for labels in (field for field in arrays if field.endswith("_labels")):
-        _check_counts(arrays, paths, labels.removesuffix("_labels"))
+    arrays = _parsed(paths, contents)
     for field, digest in digests.items():
         if digest != spec.md5[field]:
             raise DataError(
@@ -250,8 +285,18 @@ def _verified(
                 f"{spec.md5[field]}; got {digest}. The file is damaged or belongs to another data set: move "
                 f"it away and install the right one: {spec.install}."
             )
-    checksum = hashlib.sha256(b"".join(contents.values())).hexdigest()
-    return IdxSet(arrays=arrays, checksum=checksum, folder=folder)
+    return IdxSet(arrays=arrays, checksum=_checksum(contents), folder=folder)
+
+
+def _parsed(paths: Mapping[str, Path], contents: Mapping[str, bytes]) -> dict[str, npt.NDArray[np.uint8]]:
+    """The arrays of a set, which has a label for every image."""
+    arrays = {
+        field: parse_idx(content, num_dims=1 if field.endswith("labels") else 3, path=paths[field])
+        for field, content in contents.items()
+    }
+    for labels in (field for field in arrays if field.endswith("_labels")):
+        _check_counts(arrays, paths, labels.removesuffix("_labels"))
+    return arrays
 
 
 def _check_counts(arrays: Mapping[str, npt.NDArray[np.uint8]], paths: Mapping[str, Path], split: str) -> None:
@@ -261,6 +306,14 @@ def _check_counts(arrays: Mapping[str, npt.NDArray[np.uint8]], paths: Mapping[st
             f"{paths[f'{split}_labels']}: wanted one label for each of the {num_images} images in "
             f"{paths[split]}; got {num_labels} labels. Replace both by files of one data set and split."
         )
+
+
+def _size(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _checksum(contents: Mapping[str, bytes]) -> str:
+    return hashlib.sha256(b"".join(contents.values())).hexdigest()
 
 
 def _md5(content: bytes) -> str:

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lamina.samplers.errors import ParameterError
+
 from ..errors import DataError
 
 SPLIT_SEED = 20230618
@@ -61,6 +63,24 @@ class ImageData:
                 f"{self.name} has test images alone: it serves as outliers, as in `lamina evaluate RUN --outliers "
                 f"{self.name}`. Train on another data set."
             )
+
+    def check_outliers(self, other: ImageData) -> None:
+        """Raise ParameterError unless `other` can serve as outliers to this one: another set of the same shape."""
+        if other.name == self.name:
+            raise ParameterError(f"{other.name!r} is what the model was trained on; name other data sets as outliers.")
+        if other.image_shape != self.image_shape:
+            raise ParameterError(
+                f"outliers must have the shape of the run's images, {self.image_shape}; those of {other.name!r} have "
+                f"{other.image_shape}."
+            )
+
+    def outliers(self, num: int) -> Tensor:
+        """Up to `num` images to tell from those of another set: test images, and then those for training.
+
+        A model of another set has seen neither, so that a set which is split here for want of a published split serves
+        as a whole.
+        """
+        return self.test[:num] if num <= len(self.test) else torch.cat([self.test, self.train[: num - len(self.test)]])
 
     @property
     def provenance(self) -> dict[str, str]:

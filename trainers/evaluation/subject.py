@@ -64,7 +64,7 @@ class Subject:
         device: Where to compute.
         step_size: Of the prior sampler as training left it, see `draw_prior`.
         positions: Where training left persistent prior chains, in their space; None where none persist.
-        outliers: Test images of other data sets, (M, *image), by name.
+        outliers: Images of other data sets, (M, *image), by name.
         features: See `features_of`.
         budget: How much is spent.
         cache: Folder where long parts keep what they have.
