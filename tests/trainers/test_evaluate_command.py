@@ -41,13 +41,13 @@ def measured(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def loading_rings(name: str, **_: Any) -> ImageData:
-    """The digits, and under another name bright rings on grey."""
+    """The digits, and under another name bright rings on grey, of which most are for training."""
     digits = load("digits")
     if name != "rings":
         return digits
     rings = torch.zeros_like(digits.test)
     rings[..., 1, :] = rings[..., -2, :] = 1
-    return replace(digits, name="rings", test=rings)
+    return replace(digits, name="rings", train=rings[30:], test=rings[:30])
 
 
 def report_of(folder: Path, part: str) -> dict[str, Any]:
