@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from .detecting import DEEP, SCALES, Ensemble, Member, Scale, found_by, together
 from .pictures import bars
-from .study import Cell, Figures, Place, Preset, Study, over_seeds, table_of
+from .study import Cell, Figures, Place, Preset, Study, called, over_seeds, table_of
 
 DIGITS = (1, 4, 5, 7, 9)
 
@@ -31,10 +31,10 @@ _SCALES: Mapping[Preset, Scale] = {
     preset: scale if preset == "trial" else replace(scale, members=_MEMBERS) for preset, scale in SCALES.items()
 }
 
-JEBM: Mapping[int, float] = dict(zip(DIGITS, (0.470, 0.941, 0.964, 0.815, 0.796), strict=True))
+JEBM: Mapping[str, float] = dict(zip(map(str, DIGITS), (0.470, 0.941, 0.964, 0.815, 0.796), strict=True))
 """The joint EBM prior (CVPR 2023), Table 4."""
 
-BEST: Mapping[int, float] = dict(zip(DIGITS, (0.722, 0.949, 0.980, 0.941, 0.935), strict=True))
+BEST: Mapping[str, float] = dict(zip(map(str, DIGITS), (0.722, 0.949, 0.980, 0.941, 0.935), strict=True))
 """The best of its follow-ups: the hierarchical EBM prior of ICCV 2023."""
 
 
@@ -80,22 +80,27 @@ class Anomaly(Study):
     )
     published: ClassVar[Mapping[str, float]] = {f"auprc/{digit}/mean": value for digit, value in BEST.items()}
 
+    def __init__(self, classes: Sequence[int] = (), data: str | None = None) -> None:
+        self._classes = tuple(classes) or DIGITS
+        self._data = data
+        self.is_open = bool(classes) or data is not None
+
     def cells(self, preset: Preset, seeds: Sequence[int]) -> list[Cell]:
         """See `Study.cells`."""
         scale = _SCALES[preset]
-        data = "digits" if preset == "trial" else "mnist"
+        data = self._data or ("digits" if preset == "trial" else "mnist")
         return [
             Cell(
-                group=f"{digit}",
+                group=f"{called(data)}-{label}" if self.is_open else f"{label}",
                 seed=seed,
                 settings={
-                    "trainings": scale.trainings(f"{data}-without-{digit}"),
-                    "anomalies": f"{data}-only-{digit}",
+                    "trainings": scale.trainings(f"{data}-without-{label}"),
+                    "anomalies": f"{data}-only-{label}",
                     "num_rows": scale.num_rows,
                 },
             )
             for seed in seeds
-            for digit in DIGITS
+            for label in self._classes
         ]
 
     def run(self, cell: Cell, place: Place) -> Figures:
@@ -116,37 +121,37 @@ class Anomaly(Study):
         }
 
     def summary(self, rows: Mapping[str, Figures]) -> dict[str, float]:
-        """`auprc/DIGIT/mean` and `auprc/DIGIT/sd` of the judging score, what it beats, and all other figures."""
+        """`auprc/DIGIT/mean` and `auprc/DIGIT/sd` of the judging score, what it beats, and all other figures.
+
+        Other classes have `SET-CLASS` for DIGIT.
+        """
         found = over_seeds(rows)
         summary = {key: value for key, value in found.items() if not key.startswith(("auprc/", "chance/"))}
-        for digit in DIGITS:
-            if (ours := found.get(f"auprc/{digit}")) is None:
+        for group in dict.fromkeys(name.rpartition("/")[0] for name in rows):
+            if (ours := found.get(f"auprc/{group}")) is None:
                 continue
-            summary[f"auprc/{digit}/mean"] = ours
-            if f"auprc/{digit}/sd" in found:
-                summary[f"auprc/{digit}/sd"] = found[f"auprc/{digit}/sd"]
-            summary[f"auprc/{digit}/chance"] = found[f"chance/{digit}"]
-            summary[f"ahead_of_jebm/{digit}"] = float(ours > JEBM[digit])
-            summary[f"ahead_of_best/{digit}"] = float(ours > BEST[digit])
+            summary[f"auprc/{group}/mean"] = ours
+            if f"auprc/{group}/sd" in found:
+                summary[f"auprc/{group}/sd"] = found[f"auprc/{group}/sd"]
+            summary[f"auprc/{group}/chance"] = found[f"chance/{group}"]
+            for name, values in (("jebm", JEBM), ("best", BEST)):
+                if group in values:
+                    summary[f"ahead_of_{name}/{group}"] = float(ours > values[group])
         return summary
 
     def table(self, summary: Mapping[str, float]) -> str:
         """See `Study.table`: the judging score, then all scores."""
         judged = _judged(summary)
-        published = {
-            f"{name}/{digit}": value
-            for name, values in (("JEBM", JEBM), ("best of its follow-ups", BEST))
-            for digit, value in values.items()
-        }
-        first = table_of({**judged, **published}, ("auprc", "JEBM", "best of its follow-ups", "chance"))
+        papers = {} if self.is_open else {"JEBM": JEBM, "best of its follow-ups": BEST}
+        published = {f"{name}/{digit}": value for name, values in papers.items() for digit, value in values.items()}
+        first = table_of({**judged, **published}, ("auprc", *papers, "chance"))
         by_score = {key.removeprefix(f"{_BY} "): value for key, value in summary.items() if key.startswith(f"{_BY} ")}
         turned = {}
         for key, value in by_score.items():
             score, digit, *spread = key.split("/")
             turned["/".join((digit, score, *spread))] = value
-        return (
-            f"{first}\n\nBy every score (`joint>1` is that of k = 1):\n\n{table_of(turned, [str(d) for d in DIGITS])}"
-        )
+        groups = list(dict.fromkeys(key.partition("/")[0] for key in turned))
+        return f"{first}\n\nBy every score (`joint>1` is that of k = 1):\n\n{table_of(turned, groups)}"
 
     def pictures(self, summary: Mapping[str, float]) -> Mapping[str, Callable[[Path], None]]:
         """See `Study.pictures`."""

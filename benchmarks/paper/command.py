@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from lamina.samplers import ParameterError
+from lamina.samplers.checks import check_count
 
 from .. import results
 from .ablation import Ablation
@@ -35,6 +36,10 @@ code that nobody asks for, which say so. An interrupted training goes on from it
 study goes on with the same command. The same command at the same time in another terminal takes the cells that nobody
 is at, so that two cores need half the time.
 
+Whether what a study found holds on sets or classes that it was not made with, --outliers, --classes and --data tell, by
+the same settings and rules. They write NAME-others.json and .md, where rows of other sets and classes stay, and leave
+NAME.json alone. `ood` takes the models that it has trained below --runs, if it has.
+
 studies:
 {studies}
 
@@ -49,6 +54,9 @@ EXAMPLES = """examples:
   lamina-bench paper generation --only 'mnist/*' --seeds 0 --out /tmp/one
   lamina-bench paper swap --preset trial --out /tmp/trial
   lamina-bench paper generation --preset gpu --device cuda --out /tmp/gpu
+  lamina-bench paper ood --outliers idx:letters omniglot --out /tmp/unseen  # letters/t10k-images-idx3-ubyte.gz, ...
+  lamina-bench paper anomaly --classes 0 2 3 6 8 --out /tmp/unseen
+  lamina-bench paper anomaly --data idx:letters --classes 1 2 --out /tmp/unseen
   lamina-bench paper ablation --report              # all but the rows anew, without training
 """
 
@@ -65,6 +73,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--preset", choices=get_args(Preset), default="cpu", help="(default: %(default)s)")
     add("--seeds", type=int, nargs="+", metavar="S", help="(default: the study's own)")
     add("--only", default="*", metavar="GLOB", help="cells to run, such as 'mnist/*' (default: all)")
+    add(
+        "--outliers",
+        nargs="+",
+        metavar="DATA",
+        help="ood: tell these data sets from the one that was learnt, not the study's own; names are those of `lamina "
+        "train`, such as idx:FOLDER, any set in files as MNIST has them",
+    )
+    add("--classes", type=int, nargs="+", metavar="D", help="anomaly: hold out these classes, not the study's own")
+    add("--data", metavar="DATA", help="anomaly: of this data set, not the preset's own")
     add("--device", default="cpu", metavar="NAME", help="such as cuda (default: %(default)s)")
     add("--threads", type=int, default=1, metavar="T", help="of PyTorch (default: %(default)s)")
     add("--data-root", type=Path, metavar="DIR", help="folder with the files of data sets")
@@ -89,7 +106,7 @@ def main(options: argparse.Namespace) -> None:
     Raises:
         LaminaError: If options are wrong, a training is lost, or results cannot be written.
     """
-    study = STUDIES[options.study]
+    study = _asked(options)
     if options.seeds and len(set(options.seeds)) < len(options.seeds):
         raise ParameterError(f"--seeds must name each one once; got {' '.join(map(str, options.seeds))}.")
     plan = Plan(
@@ -106,3 +123,22 @@ def main(options: argparse.Namespace) -> None:
     content = report(plan) if options.report else run(plan, fresh=options.fresh)
     print(study.table(content["summary"]))
     print(f"figures: {plan.path}   table: {plan.path.with_suffix('.md')}")
+
+
+def _asked(options: argparse.Namespace) -> Study:
+    """The study, on its own data or on those that are asked for."""
+    of_options = {"outliers": "ood", "classes": "anomaly", "data": "anomaly"}
+    asked = {option: value for option in of_options if (value := getattr(options, option)) is not None}
+    for option, value in asked.items():
+        if options.study != of_options[option]:
+            raise ParameterError(
+                f"--{option} is for the study {of_options[option]}; got {options.study}. Leave it out, or run "
+                f"`lamina-bench paper {of_options[option]}`."
+            )
+        if isinstance(value, list) and len(set(value)) < len(value):
+            raise ParameterError(f"--{option} must name each one once; got {' '.join(map(str, value))}.")
+    for label in asked.get("classes", ()):
+        check_count("a class", label, 0)
+    if not asked:
+        return STUDIES[options.study]
+    return Ood(options.outliers) if "outliers" in asked else Anomaly(options.classes or (), options.data)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
+from lamina.trainers import ImageData
 from lamina.trainers.evaluation import choose, damaged_sets, detection, detections, share_without_number
 
 from .detecting import SCALES, Ensemble
 from .jpeg import residue
 from .pictures import bars
-from .study import Cell, Figures, Place, Preset, Study, table_of, with_spreads
+from .study import Cell, Figures, Place, Preset, Study, called, table_of, with_spreads
 
 _SHORT = {"fashion-mnist": "fmnist"}
 
@@ -61,12 +64,16 @@ class Ood(Study):
     )
     published: ClassVar[Mapping[str, float]] = {"auroc/fmnist-mnist": 0.984}
 
+    def __init__(self, outliers: Sequence[str] = ()) -> None:
+        self._outliers = tuple(outliers)
+        self.is_open = bool(outliers)
+
     def cells(self, preset: Preset, seeds: Sequence[int]) -> list[Cell]:
-        """See `Study.cells`."""
+        """See `Study.cells`; other outliers have a cell each, with the models of the study's own."""
         scale = SCALES[preset]
-        return [
+        own = [
             Cell(
-                group=_SHORT.get(data, data),
+                group=_called(data),
                 seed=seed,
                 settings={
                     "trainings": scale.trainings(data),
@@ -77,21 +84,35 @@ class Ood(Study):
             for seed in seeds
             for data, outliers in _PAIRS[preset]
         ]
+        if not self.is_open:
+            return own
+        return [
+            replace(
+                cell,
+                group=f"{cell.group}/{_called(name)}",
+                settings={**cell.settings, "outliers": [name]},
+                trained_by=cell,
+            )
+            for cell in own
+            for name in self._outliers
+        ]
 
     def run(self, cell: Cell, place: Place) -> Figures:
-        """See `Study.run`."""
-        ensemble = Ensemble.trained(cell, place)
+        """See `Study.run`; outliers that cannot be had are refused before anything is trained."""
         num = cell.settings["num_rows"]
+        data = place.load(cell.settings["trainings"][0]["data"])
+        foreign = {name: _outliers(place.load(name), data, num - num // 2) for name in cell.settings["outliers"]}
+        ensemble = Ensemble.trained(cell, place)
         ours, theirs = ensemble.data.test[: num // 2], ensemble.data.test[num // 2 : num]
         generator = torch.Generator().manual_seed(cell.seed + _DAMAGE_SEED)
         damaged = {f"damaged {kind}": rows for kind, rows in damaged_sets(ours, generator=generator).items()}
-        foreign = {name: place.load(name).test[: len(theirs)] for name in cell.settings["outliers"]}
+        foreign = {name: rows[: len(theirs)] for name, rows in foreign.items()}
         scores = ensemble.scores({"ours": ours, "theirs": theirs, **damaged, **foreign})
         choice = choose(scores["ours"], {kind: scores[kind] for kind in damaged})
         figures = {f"picked/{choice.score}": 1.0, "worst_damaged": choice.worst, **ensemble.costs()}
         for name in foreign:
             found = detections(scores["theirs"], scores[name])
-            other = _SHORT.get(name, name)
+            other = _called(name)
             figures[f"without_number/{other}"] = share_without_number(scores[name])
             figures |= {f"{measure}/{other}": value for measure, value in found[choice.score]._asdict().items()}
             figures |= {f"auroc_by/{other}/{score}": one.auroc for score, one in found.items()}
@@ -103,17 +124,18 @@ class Ood(Study):
     def summary(self, rows: Mapping[str, Figures]) -> dict[str, float]:
         """Means over seeds, and `/sd`: `MEASURE/OURS-OTHER` of the picked score, `auroc_by/OURS-OTHER/SCORE` of all.
 
-        `picked/OURS/SCORE` is the number of seeds for which the rule picked it.
+        `picked/OURS/SCORE` is the number of seeds for which the rule picked it. Cells of the same seed have the same
+        models, whose figures count once.
         """
-        values: dict[str, list[float]] = {}
+        values: dict[str, dict[str, float]] = {}
         for name, figures in rows.items():
-            group = name.rpartition("/")[0]
+            group, *_, seed = name.split("/")
             for figure, value in figures.items():
                 measure, _, rest = figure.partition("/")
                 joint = "-" if measure in ("auroc", "auprc", "fpr80", "auroc_by", "without_number") else "/"
-                values.setdefault(f"{measure}/{group}{joint}{rest}" if rest else f"{measure}/{group}", []).append(value)
+                values.setdefault(f"{measure}/{group}{joint}{rest}" if rest else f"{measure}/{group}", {})[seed] = value
         counts = {key: float(len(found)) for key, found in values.items() if key.startswith("picked/")}
-        return counts | with_spreads({key: found for key, found in values.items() if key not in counts})
+        return counts | with_spreads({key: [*found.values()] for key, found in values.items() if key not in counts})
 
     def table(self, summary: Mapping[str, float]) -> str:
         """See `Study.table`: what was picked, its figures, and the AUROC of every score."""
@@ -135,3 +157,13 @@ class Ood(Study):
     def pictures(self, summary: Mapping[str, float]) -> Mapping[str, Callable[[Path], None]]:
         """See `Study.pictures`."""
         return {"auroc.png": partial(bars, summary, "auroc")}
+
+
+def _called(name: str) -> str:
+    """A data set as part of the names of groups and figures."""
+    return _SHORT.get(name, called(name))
+
+
+def _outliers(found: ImageData, data: ImageData, num: int) -> Tensor:
+    data.check_outliers(found)
+    return found.outliers(num)

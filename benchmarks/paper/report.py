@@ -17,7 +17,7 @@ from .study import Study, with_spread
 
 
 def write_report(study: Study, content: Mapping[str, Any], out: Path) -> None:
-    """Write `NAME.md` and the study's pictures beside its results.
+    """Write the page and the study's pictures beside its results.
 
     Args:
         study: The study.
@@ -28,12 +28,12 @@ def write_report(study: Study, content: Mapping[str, Any], out: Path) -> None:
         ResultsError: If a file cannot be written.
         MissingExtraError: Without matplotlib, where the study has pictures.
     """
-    drawings = {f"{study.name}-{name}": draw for name, draw in study.pictures(content["summary"]).items()}
+    drawings = {f"{study.file}-{name}": draw for name, draw in study.pictures(content["summary"]).items()}
     if drawings:
         results.make_folder(out / "pictures")
     for name, draw in drawings.items():
         draw(out / "pictures" / name)
-    with results.replacing(out / f"{study.name}.md") as file:
+    with results.replacing(out / f"{study.file}.md") as file:
         file.write(page(study, content, list(drawings)).encode())
 
 
@@ -41,11 +41,11 @@ def page(study: Study, content: Mapping[str, Any], drawings: list[str]) -> str:
     """The page: question, figures, what the papers and we had, what differs, and where it comes from."""
     summary, origin = content["summary"], content["provenance"]
     sections = [
-        f"# {study.name.capitalize()}",
+        f"# {study.file.capitalize()}",
         content["question"],
         study.table(summary),
         *(f"![{name}](pictures/{name})" for name in drawings),
-        *_listed("What the papers had", study.papers),
+        *_listed("What the papers had", () if study.is_open else study.papers),
         *_listed("What we had", what_was_run(content)),
         *_published(content["published"], summary),
         *_listed("What differs from the papers", content["differences"]),
@@ -53,7 +53,7 @@ def page(study: Study, content: Mapping[str, Any], drawings: list[str]) -> str:
         f"{', '.join(map(str, content['seeds']))}, mean ± standard deviation over them; {content['seconds'] / 60:.0f} "
         f"minutes, {content['settings']['num_threads']} threads, {origin['device']}, {origin['cpu']}; torch "
         f"{origin['torch']}; {origin['date'][:10]}; made at commit {results.commits(content['rows'])}. All figures, "
-        f"settings and checksums: [{study.name}.json]({study.name}.json).",
+        f"settings and checksums: [{study.file}.json]({study.file}.json).",
     ]
     return "\n\n".join(sections) + "\n"
 

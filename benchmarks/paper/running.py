@@ -2,8 +2,9 @@
 
 Every cell has a folder below `--runs`, named after the cell and a digest of all that its figures depend on: settings,
 code, versions, machine. What is in it is therefore always of the same cell: a checkpoint to go on from, or `row.json`
-when it is done. Several processes may run one study: a cell that another process is at is passed over. After each
-cell the results are written anew from all rows that are there.
+when it is done. Cells with the same trainings have them in the folder of one of them. Several processes may run one
+study: a cell that another process is at is passed over. After each cell the results are written anew from all rows that
+are there.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Plan:
     Attributes:
         study: The study.
         preset: Its preset.
-        out: Folder for `NAME.json`, `NAME.md` and pictures.
+        out: Folder for the results, a page and pictures.
         runs: Scratch folder for trainings; None takes `runs` below `out`. It can be removed at any time.
         seeds: None takes the study's own.
         only: Pattern of names of cells, as in `mnist/*`; other cells are left as they are.
@@ -73,7 +74,7 @@ class Plan:
     @property
     def path(self) -> Path:
         """Of the results."""
-        return self.out / f"{self.study.name}.json"
+        return self.out / f"{self.study.file}.json"
 
     def cells(self) -> list[Cell]:
         """All cells of the preset."""
@@ -87,6 +88,8 @@ class Plan:
         """What all rows of the results share, whichever seeds and cells are asked for."""
         cells = {cell.group: dict(cell.settings) for cell in self.study.cells(self.preset, (0,))}
         plain: dict[str, Any] = json.loads(json.dumps(cells))  # as it will be read again
+        if self.study.is_open and self.path.exists():
+            plain = {**completed(results.read(self.path)["settings"]["cells"]), **plain}
         return {"preset": self.preset, "num_threads": self.num_threads, "cells": plain}
 
     def origin(self) -> dict[str, Any]:
@@ -125,11 +128,18 @@ def run(plan: Plan, *, fresh: bool = False, show_progress: bool | None = None) -
     todo = [cell for cell in plan.wanted() if cell.name not in content["rows"]]
     with progress(len(todo), f"paper {plan.study.name}", enabled=show_progress) as bar:
         for cell in todo:
-            folder = plan.folder(cell, origin)
-            results.make_folder(folder)
-            with _lock(folder / ".lock", waits=False) as is_ours:
+            folder, trainings = plan.folder(cell, origin), plan.folder(cell.trained_by or cell, origin)
+            for one in {folder, trainings}:
+                results.make_folder(one)
+            with _lock(trainings / ".lock", waits=False) as is_ours:
                 if is_ours and not (folder / _ROW).exists():
-                    _run_cell(plan, cell, folder, origin, show_progress)
+                    place = Place(
+                        folder=trainings,
+                        device=torch.device(plan.device),
+                        data_root=plan.data_root,
+                        show_progress=show_progress,
+                    )
+                    results.write(_row(plan, cell, place, origin), folder / _ROW)
             content = merge(plan, origin)
             bar.advance({"cell": cell.name})
     return content
@@ -143,7 +153,7 @@ def merge(plan: Plan, origin: Mapping[str, Any], without: Collection[str] = ()) 
         origin: Of `Plan.origin`.
         without: Names of rows to leave out.
     """
-    with _lock(plan.out / f".{plan.study.name}.lock"):
+    with _lock(plan.out / f".{plan.study.file}.lock"):
         rows = _kept(plan, origin)
         for cell in plan.cells():
             path = plan.folder(cell, origin) / _ROW
@@ -172,7 +182,7 @@ def report(plan: Plan) -> dict[str, Any]:
         LaminaError: If there are none, or a file fails.
     """
     results.read(plan.path)  # so that no lock is left where there are no results
-    with _lock(plan.out / f".{plan.study.name}.lock"):
+    with _lock(plan.out / f".{plan.study.file}.lock"):
         content = results.read(plan.path)
         if completed(content["settings"]) == plan.settings():
             content = content_of(plan, content["rows"], content["provenance"])
@@ -193,6 +203,8 @@ def _kept(plan: Plan, origin: Mapping[str, Any]) -> dict[str, Any]:
 def content_of(plan: Plan, rows: Mapping[str, Any], origin: Mapping[str, Any]) -> dict[str, Any]:
     """The results of a study, for JSON."""
     study, settings = plan.study, plan.settings()
+    there = {cell.group for cell in plan.cells()} | {row["group"] for row in rows.values()}
+    settings["cells"] = {group: of_group for group, of_group in settings["cells"].items() if group in there}
     groups, seeds = list(settings["cells"]), sorted({row["seed"] for row in rows.values()})
     ordered = dict(sorted(rows.items(), key=lambda item: (groups.index(item[1]["group"]), item[1]["seed"])))
     return {
@@ -204,20 +216,17 @@ def content_of(plan: Plan, rows: Mapping[str, Any], origin: Mapping[str, Any]) -
         "rows": ordered,
         "summary": study.summary({name: row["figures"] for name, row in ordered.items()}),
         "seconds": sum(row["seconds"] for row in rows.values()),
-        "published": dict(study.published),
+        "published": {} if study.is_open else dict(study.published),
         "differences": list(study.differences),
         "provenance": {**origin, "seeds": seeds},
     }
 
 
-def _run_cell(plan: Plan, cell: Cell, folder: Path, origin: Mapping[str, Any], show_progress: bool | None) -> None:
-    """Run a cell, or what is left of it, and write its row."""
-    place = Place(
-        folder=folder, device=torch.device(plan.device), data_root=plan.data_root, show_progress=show_progress
-    )
+def _row(plan: Plan, cell: Cell, place: Place, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a cell, or what is left of it."""
     started = time.perf_counter()
     figures = plan.study.run(cell, place)
-    row = {
+    return {
         "group": cell.group,
         "seed": cell.seed,
         "seconds": round(time.perf_counter() - started, 1),  # of the last stretch, where it was interrupted
@@ -226,7 +235,6 @@ def _run_cell(plan: Plan, cell: Cell, folder: Path, origin: Mapping[str, Any], s
         "figures": {name: value for name, value in figures.items() if math.isfinite(value)},
         **results.made_by(origin),
     }
-    results.write(row, folder / _ROW)
 
 
 def _forget(plan: Plan, origin: Mapping[str, Any]) -> None:

@@ -6,10 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from lamina.trainers import DATASETS
+from lamina.trainers.data import split_pose
+
 _IMAGES = {"mlp": "dense", "conv": "convolutions", "ladder": "ladder of convolutions"}
 
-_SIDES = {"digits": "8x8", **dict.fromkeys(("cifar10", "mnist-colour"), "32x32 in colour")}
-"""Of images; those of other sets are 28x28."""
+_SIDES = {
+    **dict.fromkeys(DATASETS, "28x28"),
+    "digits": "8x8",
+    **dict.fromkeys(("cifar10", "svhn", "mnist-colour"), "32x32 in colour"),
+}
+"""Of images; nobody knows those of sets in folders."""
 
 
 def what_was_run(content: Mapping[str, Any]) -> list[str]:
@@ -40,7 +47,7 @@ def _data(cells: Mapping[str, Mapping[str, Any]]) -> str:
         return ""
     names = dict.fromkeys(training["data"].partition("-without-")[0] for training in trainings)
     others = dict.fromkeys(f"`{name}`" for training in trainings for name in training.get("outliers", ()))
-    parts = [", ".join(f"`{name}` ({_SIDES.get(name, '28x28')})" for name in names)]
+    parts = [", ".join(map(_with_sides, names))]
     if others:
         parts.append(f"told from it: {', '.join(others)}")
     first = trainings[0]
@@ -49,6 +56,11 @@ def _data(cells: Mapping[str, Mapping[str, Any]]) -> str:
         f"{first['num_samples']:,} images on either side" if is_drawn else f"at most {first['num_rows']:,} of a set"
     )
     return "; ".join(parts)
+
+
+def _with_sides(name: str) -> str:
+    _, whole = split_pose(name)
+    return f"`{name}` ({_SIDES[whole]})" if whole in _SIDES else f"`{name}`"
 
 
 def _scheme(training: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 
 from lamina.trainers import ImageData, load
+from lamina.trainers.data import plain_name
 
 from ..tables import markdown
 
@@ -35,11 +36,13 @@ class Cell:
         group: What cells that differ in their seed alone share, such as "mnist/joint-mle".
         seed: Of everything random.
         settings: All else that figures depend on, in plain containers of JSON.
+        trained_by: A cell with the same trainings, which are done once for both; None: it has its own.
     """
 
     group: str
     seed: int
     settings: Mapping[str, Any]
+    trained_by: Cell | None = None
 
     @property
     def name(self) -> str:
@@ -52,7 +55,7 @@ class Place:
     """Where a cell is run.
 
     Attributes:
-        folder: Of this cell alone. What an interrupted run left there is of the same cell, code and machine.
+        folder: Of this cell's trainings. What an interrupted run left there is of the same ones, code and machine.
         device: Where to compute.
         data_root: Folder with the files of data sets, see `lamina.trainers.load`.
         show_progress: None shows bars where standard error is a terminal.
@@ -82,12 +85,14 @@ class Study(ABC):
     """A question, the cells that answer it, and how their figures are read. Concrete studies are final.
 
     Attributes:
-        name: Of the command and of the files of results.
+        name: Of the command.
         title: A line for the command's help.
         question: What it asks, in a sentence or two.
         papers: What the papers had, a sentence or two each: data, networks, samplers, figures.
         published: Figures of the papers, by the key of `summary` that they stand beside.
         differences: What differs from the papers' experiments, a sentence each.
+        is_open: Whether its cells are of other data than the study's own. They have files of results to themselves,
+            where rows that were asked for earlier stay, and no published figures beside them.
     """
 
     name: ClassVar[str]
@@ -96,6 +101,12 @@ class Study(ABC):
     papers: ClassVar[Sequence[str]] = ()
     published: ClassVar[Mapping[str, float]] = {}
     differences: ClassVar[Sequence[str]] = ()
+    is_open: bool = False
+
+    @property
+    def file(self) -> str:
+        """Name of the files of results, without ending."""
+        return f"{self.name}-others" if self.is_open else self.name
 
     def seeds(self, preset: Preset) -> Sequence[int]:
         """Those that are run unless others are asked for."""
@@ -131,6 +142,14 @@ class Study(ABC):
     def pictures(self, summary: Mapping[str, float]) -> Mapping[str, Callable[[Path], None]]:
         """What draws each picture into a path, by file name."""
         return {}
+
+
+def called(name: str) -> str:
+    """A data set as part of the names of groups and figures: without folders above its own, and unlike any other."""
+    plain = plain_name(name)
+    if "/" not in name:
+        return plain
+    return f"{plain_name(name.rstrip('/').rpartition('/')[2])}-{plain.rpartition('-')[2]}"
 
 
 def over_seeds(rows: Mapping[str, Figures]) -> dict[str, float]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 
 from lamina.benchmarks import results
 from lamina.benchmarks.cli import main
+from lamina.benchmarks.paper import ood
 from lamina.benchmarks.paper.command import STUDIES
 from lamina.benchmarks.paper.detecting import averaged
 from lamina.benchmarks.paper.generation import Generation
@@ -22,7 +25,7 @@ from lamina.benchmarks.paper.jpeg import residue
 from lamina.benchmarks.paper.ood import Ood
 from lamina.benchmarks.paper.running import Plan, report, run
 from lamina.benchmarks.paper.settings import what_was_run
-from lamina.benchmarks.paper.study import Cell, Figures, Place, Preset, Study, over_seeds
+from lamina.benchmarks.paper.study import Cell, Figures, Place, Preset, Study, called, over_seeds
 from lamina.benchmarks.paper.training import config_of, settings_of, train
 from lamina.samplers import LaminaError, ParameterError
 from lamina.trainers import ImageData, ModelConfig, TrainConfig, Training
@@ -322,6 +325,161 @@ def test_cells_have_names_of_their_own_and_settings_for_json(name: str, preset: 
         assert stored == cell.settings
         for training in stored.get("trainings", [stored["training"]] if "training" in stored else []):
             assert settings_of(config_of(training, cell.seed)) == training
+
+
+# --- sets and classes that a study was not made with ---
+
+
+def idx_set(folder: Path, num_train: int, num_test: int, size: int = 8) -> str:
+    """A set of noise in the files of MNIST, classes 0, 1 and 2 in turn, by the name it is loaded by."""
+    folder.mkdir()
+    draw = np.random.default_rng(0).integers
+    for start, num in (("train", num_train), ("t10k", num_test)):
+        pixels, labels = draw(256, size=(num, size, size), dtype=np.uint8), (np.arange(num) % 3).astype(np.uint8)
+        for kind, array in (("images-idx3", pixels), ("labels-idx1", labels)):
+            header = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+            if num:
+                (folder / f"{start}-{kind}-ubyte").write_bytes(header + array.tobytes())
+    return f"idx:{folder}"
+
+
+def test_other_outliers_are_told_by_the_models_and_the_rule_of_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of 60 rows are outliers: all 20 for testing, and 10 of those for training."""
+    name = idx_set(tmp_path / "noise", num_train=40, num_test=20)
+    other = called(name)
+    command = ["paper", "ood", "--preset", "trial", "--out", str(tmp_path)]
+    assert main(command) == 0
+    before = (tmp_path / "ood.json").read_bytes(), (tmp_path / "ood.md").read_bytes()
+    steps: list[int] = []
+    step = Training.step
+    monkeypatch.setattr(Training, "step", lambda training: steps.append(training.done) or step(training))
+    rows: list[int] = []
+    measured = ood.detections
+    monkeypatch.setattr(
+        ood, "detections", lambda ours, theirs: rows.append(len(theirs["energy"])) or measured(ours, theirs)
+    )
+    assert main([*command, "--outliers", name]) == 0
+    assert main([*command, "--outliers", "digits-only-1"]) == 0
+    assert steps == []
+    assert rows == [30, 30]
+    assert ((tmp_path / "ood.json").read_bytes(), (tmp_path / "ood.md").read_bytes()) == before
+    own, content = stored(tmp_path, "ood"), stored(tmp_path, "ood-others")
+    assert list(content["rows"]) == [
+        f"digits-without-1/{other}/seed-0",
+        "digits-without-1/digits-only-1/seed-0",
+    ]
+    picked = {key for key in own["summary"] if key.startswith("picked/")}
+    assert picked == {key for key in content["summary"] if key.startswith("picked/")}
+    assert {content["summary"][key] for key in picked} == {1.0}
+    for key in ("auroc/digits-without-1-digits-only-1", "worst_damaged/digits-without-1"):
+        assert content["summary"][key] == own["summary"][key]
+    assert f"auroc/digits-without-1-{other}" in content["summary"]
+    assert content["data"].keys() == {"digits-without-1", "whitened:digits-without-1", name, "digits-only-1"}
+    page = (tmp_path / "ood-others.md").read_text()
+    assert f"told from it: `{name}`, `digits-only-1`" in page
+    assert "What the papers had" not in page
+    assert (tmp_path / "pictures" / "ood-others-auroc.png").exists()
+
+
+def test_outliers_that_cannot_serve_are_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Training, "step", lambda training: pytest.fail("trained"))
+    large = idx_set(tmp_path / "large", num_train=0, num_test=9, size=28)
+    command = ["paper", "ood", "--preset", "trial", "--out", str(tmp_path), "--outliers"]
+    for name, message in (
+        (large, "have the shape of the run's images, (1, 8, 8)"),
+        (f"idx:{tmp_path / 'nowhere'}", "nowhere (no such folder)"),
+        ("digits-without-1", "what the model was trained on"),
+    ):
+        assert main([*command, name]) != 0
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_other_classes_are_held_out_of_the_study_s_set_or_of_another(tmp_path: Path) -> None:
+    name = idx_set(tmp_path / "noise", num_train=150, num_test=60)
+    command = ["paper", "anomaly", "--preset", "trial", "--out", str(tmp_path)]
+    assert main([*command, "--only", "4/*"]) == 0
+    before = (tmp_path / "anomaly.json").read_bytes()
+    assert main([*command, "--classes", "0", "3"]) == 0
+    assert main([*command, "--data", name, "--classes", "2"]) == 0
+    assert (tmp_path / "anomaly.json").read_bytes() == before
+    content = stored(tmp_path, "anomaly-others")
+    groups = ["digits-0", "digits-3", f"{called(name)}-2"]
+    assert list(content["settings"]["cells"]) == groups
+    assert list(content["rows"]) == [f"{group}/seed-0" for group in groups]
+    summary = content["summary"]
+    assert all(0 < summary[f"auprc/{group}/mean"] <= 1 for group in groups)
+    assert summary[f"auprc/{groups[2]}/chance"] == pytest.approx(60 / (60 + 28))  # of 70, and a fifth of 140
+    assert not any(key.startswith("ahead") for key in summary)
+    assert content["data"].keys() >= {"digits-without-0", "digits-only-3", f"{name}-only-2"}
+    page = (tmp_path / "anomaly-others.md").read_text()
+    assert f"Data: `digits` (8x8), `whitened:digits` (8x8), `{name}`, `whitened:{name}`;" in page
+    assert "JEBM" not in page.partition("## What")[0]
+
+
+def test_sets_in_folders_have_short_names_of_their_own() -> None:
+    names = ["mnist", "digits-only-1", "idx:a", "idx:/b/a", "idx:/c/a", "idx:/c/a/", "folder:/c/a@8"]
+    found = [called(name) for name in names]
+    assert found[:2] == names[:2]
+    assert len({*found}) == len(found)
+    assert all(re.fullmatch(r"(idx-)?a-[\w-]+", one) for one in found[2:])
+
+
+def test_rows_of_other_sets_stay_only_with_the_preset_that_made_them(tmp_path: Path) -> None:
+    """And settings of groups that have no row any more go with them."""
+    open_sums = Sums()
+    open_sums.is_open = True
+    run(plan(open_sums, tmp_path), show_progress=False)
+    open_sums.numbers = {"six": 6}
+    content = run(plan(open_sums, tmp_path), show_progress=False)
+    assert list(content["settings"]["cells"]) == ["one", "ten", "six"]
+    assert report(plan(open_sums, tmp_path)) == content
+    content = run(plan(open_sums, tmp_path, num_threads=2), show_progress=False)
+    assert list(content["settings"]["cells"]) == ["six"]
+    assert content["published"] == {}
+
+
+def test_a_cell_waits_for_nobody_who_is_at_its_trainings(tmp_path: Path) -> None:
+    """While `one` runs, a second process finds the cell with the same trainings taken, and passes it over."""
+    own = Sums()
+
+    class Sharing(Sums):
+        def cells(self, preset: Preset, seeds: Sequence[int]) -> list[Cell]:
+            cells = [cell for cell in own.cells(preset, seeds) if cell.group == "one"]
+            return [replace(cell, group="also", trained_by=cell) for cell in cells]
+
+    sharing = Sharing()
+    sharing.is_open = True
+    own.before_cell = lambda cell: run(plan(sharing, tmp_path), show_progress=False) and None
+    run(plan(own, tmp_path, only="one/seed-0"), show_progress=False)
+    assert sharing.done == ["also/seed-1"]
+    run(plan(sharing, tmp_path), show_progress=False)
+    assert sharing.done == ["also/seed-1", "also/seed-0"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["swap", "--outliers", "mnist"], "--outliers is for the study ood; got swap"),
+        (["ood", "--classes", "1"], "--classes is for the study anomaly; got ood"),
+        (["ood", "--data", "mnist"], "--data is for the study anomaly; got ood"),
+        (["ood", "--outliers", "mnist", "mnist"], "--outliers must name each one once; got mnist mnist"),
+        (["anomaly", "--classes", "-1"], "a class"),
+    ],
+)
+def test_sets_and_classes_that_a_study_has_no_use_for_are_refused(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["paper", *options, "--preset", "trial", "--out", str(tmp_path)]) != 0
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+# --- what studies measure, and how trainings go on ---
 
 
 def test_scores_of_members_weigh_the_same_whatever_their_units() -> None:
