@@ -186,6 +186,10 @@ class TrainConfig:
         batch_size: Rows per step, and number of prior chains.
         learning_rate: Of generator, base prior and inference model.
         energy_learning_rate: Of the energies.
+        final_rate: Share of both that is left at the end of a phase: they fall over its last 40 %, as late steps
+            average out the noise of the gradient. 1 keeps them where they are.
+        energy_betas: Adam's, for the energies. A shorter memory of squared gradients than its default of .999 follows
+            their size, which changes as the energies grow (NVlabs VAEBM's choice is alike).
         energy_loss: What teaches the energies of the second stage, see `EnergyLoss`.
         energy_penalty: Weight of E(positive)^2 + E(negative)^2.
         spectral_limit: Largest singular value of the energies' weights; None leaves them free.
@@ -212,6 +216,8 @@ class TrainConfig:
     batch_size: int = 100
     learning_rate: float = 1e-3
     energy_learning_rate: float = 1e-4
+    final_rate: float = 0.05
+    energy_betas: tuple[float, float] = (0.9, 0.99)
     energy_loss: EnergyLoss = "contrastive"
     energy_penalty: float = 0.0
     spectral_limit: float | None = None
@@ -241,6 +247,11 @@ class TrainConfig:
         for name in ("first_stage", "averaging", "kl_warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise ParameterError(f"{name} must lie in [0, 1); got {getattr(self, name)}.")
+        if not 0 < self.final_rate <= 1:
+            raise ParameterError(f"final_rate must lie in (0, 1]; got {self.final_rate}.")
+        betas = check_tuple("energy_betas", self.energy_betas)
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ParameterError(f"energy_betas must be two numbers in [0, 1); got {betas}.")
         for name in ("energy_penalty", "free_nats"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ParameterError(f"{name} must be finite and not negative; got {getattr(self, name)}.")
@@ -292,7 +303,7 @@ def from_dict(plain: Mapping[str, Any]) -> TrainConfig:
         ParameterError: If something is unknown, missing or out of range.
     """
     try:
-        values = dict(plain)
+        values = {name: _frozen(value) for name, value in plain.items()}
         values["model"] = _build(ModelConfig, {name: _frozen(value) for name, value in values["model"].items()})
         for name in ("prior", "posterior"):
             chain = dict(values[name])

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from lamina.models import LatentEBM, Latents
+from lamina.models import LatentEBM
 from lamina.samplers import ParameterError, UnknownNameError, run
 
 from . import pictures
@@ -37,7 +37,7 @@ from .loop import (
     reporting_full_disks,
     trained_step_size,
 )
-from .sampling import draw_prior, images
+from .sampling import draw_prior, images, prior_start
 
 CONFIG = "config.json"
 EVALUATION = "evaluation.json"
@@ -300,10 +300,9 @@ def _draw_pictures(folder: Path, data: ImageData, result: Evaluation) -> None:
 def _energies_along_chains(
     model: LatentEBM, config: TrainConfig, step_size: torch.Tensor | None, device: torch.device
 ) -> torch.Tensor:
-    """Energies of 256 chains of the prior sampler as training left it, from ancestral draws."""
+    """Energies of 256 chains of the prior sampler as training left it, from where it starts."""
     generator = torch.Generator(device).manual_seed(config.seed)
-    base: Latents = model.prior.base.sample(256, generator=generator)
-    start = model.prior.from_latents(base, config.prior.space)
+    start = prior_start(model, config.prior, 256, generator=generator)
     result = run(
         model.prior.energy(config.prior.space),
         config.prior.kernel,

@@ -61,8 +61,10 @@ _DATA: Mapping[str, TrainConfig] = {
 def _published(config: TrainConfig) -> TrainConfig:
     """The published joint recipe: unadjusted chains of 60 and 40 steps from noise, in z.
 
-    Source: the authors' code for CIFAR-10 with L = 2: s = 0.4 and 0.1, which is h = s^2 / 2; learning rates 2e-5
-    and 1e-4; sigma 0.3; no averaging.
+    Source: the authors' code of joint training for CIFAR-10 with L = 2: s = 0.4 and 0.1, which is h = s^2 / 2; learning
+    rates 2e-5 and 1e-4, which stay; Adam's default betas for all; LeakyReLU(0.2) in all networks; batches of 100;
+    sigma 0.3; no averaging; samples by 60 steps from noise. Differs: energies start at zero; the scale of the top
+    layer is 1 and not 1.01; training that is lost goes back to a checkpoint instead of ending.
     """
 
     def chains(scale: float, num_steps: int) -> ChainConfig:
@@ -72,11 +74,14 @@ def _published(config: TrainConfig) -> TrainConfig:
     return replace(
         config,
         scheme="joint-mle",
-        model=replace(config.model, sigma=0.3),
+        model=replace(config.model, sigma=0.3, smooth=False),
         prior=chains(0.4, 60),
         posterior=chains(0.1, 40),
         learning_rate=1e-4,
         energy_learning_rate=2e-5,
+        final_rate=1.0,
+        energy_betas=(0.9, 0.999),
+        batch_size=100,
         averaging=0.0,
         sample_steps=60,
         baseline_steps=30 * config.baseline_steps,

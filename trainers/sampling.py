@@ -21,11 +21,11 @@ def draw_prior(
     generator: torch.Generator,
     step_size: Tensor | None = None,
 ) -> tuple[Latents, Samples]:
-    """Draw latents from the joint EBM prior, one chain each, from starts of the base prior.
+    """Draw latents from the joint EBM prior, one chain each, from where `prior_start` says.
 
     Args:
         model: The model.
-        chains: Kernel and space.
+        chains: Kernel, space and start.
         num: Chains.
         num_steps: Steps of each.
         generator: Source of randomness, on the model's device.
@@ -36,24 +36,35 @@ def draw_prior(
         z, (num, *event_i) per layer, and how the chains did.
     """
     check_count("the number of steps", num_steps, 1)
-    start = model.prior.from_latents(model.prior.base.sample(num, generator=generator), chains.space)
+    start = prior_start(model, chains, num, generator=generator)
     result = _last_draw(model.prior.energy(chains.space), chains, start, None, num_steps, generator, step_size)
     return _latents(model, chains, result), result
+
+
+def prior_start(model: LatentEBM, chains: ChainConfig, num: int, *, generator: torch.Generator) -> Latents:
+    """Where chains start after training, (num, *event_i) per layer in their space.
+
+    Standard normal noise in that space, where they did so in training: what short chains draw depends on it. Else
+    draws of the base prior, also in place of chains that persisted, of which there are too few to go on from.
+    """
+    if chains.start == "noise":
+        return model.prior.base.noise(num, generator=generator)
+    return model.prior.from_latents(model.prior.base.sample(num, generator=generator), chains.space)
 
 
 def draw_posterior(
     model: LatentEBM, chains: ChainConfig, x: Tensor, *, num_steps: int, generator: torch.Generator
 ) -> Latents:
-    """Draw latents given data, one for each row of x: by the inference model's start, then by chains.
+    """Draw latents given data, one for each row of x, by chains.
 
-    Chains start from the inference model's draw where the chains say so, else from the base prior.
+    They start from the inference model's draw where the chains say so, else as those on the prior.
     """
     if chains.start == "encoder" and model.inference is not None:
         with torch.no_grad():
             z, _ = model.inference(x, generator=generator)
+        start = model.prior.from_latents(z, chains.space)
     else:
-        z = model.prior.base.sample(len(x), generator=generator)
-    start = model.prior.from_latents(z, chains.space)
+        start = prior_start(model, chains, len(x), generator=generator)
     result = _last_draw(model.posterior_energy(chains.space), chains, start, x, num_steps, generator)
     return _latents(model, chains, result)
 

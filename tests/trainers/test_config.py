@@ -8,15 +8,19 @@ from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from lamina.models import Space
 from lamina.samplers import HMC, MALA, ULA, ParameterError, UnknownNameError
-from lamina.trainers import ChainConfig, ModelConfig, TrainConfig, load, preset
+from lamina.trainers import ChainConfig, ImageData, ModelConfig, TrainConfig, Training, load, preset
 from lamina.trainers.config import Scheme, from_dict, to_dict
+from lamina.trainers.sampling import prior_start
 
 Make = Callable[..., TrainConfig]
+CPU = torch.device("cpu")
 
 positive = st.floats(1e-6, 1e3)
 share = st.floats(0, 1, exclude_max=True)
@@ -78,6 +82,8 @@ configs = st.builds(
     free_nats=st.floats(0, 1e3),
     energy_limit=positive,
     max_rollbacks=st.integers(0, 100),
+    final_rate=st.floats(0, 1, exclude_min=True),
+    energy_betas=st.tuples(share, share),
     averaging=share,
     seed=st.integers(0, 2**63 - 1),
 )
@@ -118,10 +124,12 @@ def test_what_is_no_configuration_is_refused(plain: dict[str, Any]) -> None:
         ("seed", 2**63),
         *((name, value) for name in ("learning_rate", "energy_learning_rate") for value in (0.0, float("nan"))),
         *((name, value) for name in ("first_stage", "averaging", "kl_warmup") for value in (-0.1, 1.0, float("nan"))),
+        *(("final_rate", value) for value in (0.0, 1.1, float("nan"))),
+        *(("energy_betas", value) for value in ((0.9, 1.0), (float("nan"), 0.9), (0.9,), (), 0.9)),
         *((name, value) for name in ("energy_penalty", "free_nats") for value in (-1.0, float("nan"), float("inf"))),
     ],
 )
-def test_values_out_of_range_are_refused_by_name(make_config: Make, name: str, value: float) -> None:
+def test_values_out_of_range_are_refused_by_name(make_config: Make, name: str, value: object) -> None:
     with pytest.raises(ParameterError, match=name):
         make_config(**{name: value})
 
@@ -224,8 +232,46 @@ def test_the_published_recipe_has_the_published_numbers(data: str) -> None:
     for chains in (config.prior, config.posterior):
         assert (chains.space, chains.start, chains.restart_fraction) == ("z", "noise", 0.0)
     assert (config.learning_rate, config.energy_learning_rate) == (1e-4, 2e-5)
+    assert config.final_rate == 1.0, "Adam without decay"
+    assert config.energy_betas == (0.9, 0.999), "Adam's defaults"
+    assert config.batch_size == 100
     assert config.model.sigma == 0.3
+    assert config.model.smooth is False, "LeakyReLU(0.2)"
     assert config.averaging == 0.0
+    assert (config.energy_penalty, config.spectral_limit) == (0.0, None)
+    assert config.sample_steps == 60
+
+
+@pytest.mark.parametrize("recipe", ["published", "paper"])
+def test_the_published_recipe_does_what_it_says(data: ImageData, recipe: str) -> None:
+    """Its networks, its optimisers with their rates over a whole phase, and its starts after training."""
+    config = preset("digits", recipe)
+    training = Training(replace(config, model=replace(config.model, width=2), num_steps=4, batch_size=8), data, CPU)
+    slopes = {module.negative_slope for module in training.model.modules() if isinstance(module, nn.LeakyReLU)}
+    assert slopes == {0.2}
+    assert not any(isinstance(module, nn.SiLU) for module in training.model.modules())
+    z = training.model.prior.base.sample(3, generator=torch.Generator().manual_seed(0))
+    for _ in range(4):
+        training.step()
+        phase = training.state_dict()["phase"]
+        groups = [optimiser["param_groups"][0] for optimiser in phase["optimisers"]]
+        assert [(group["lr"], group["betas"], group["weight_decay"]) for group in groups] == [
+            (2e-5, (0.9, 0.999), 0),
+            (1e-4, (0.9, 0.999), 0),
+        ]
+    generator = torch.Generator().manual_seed(0)
+    start = prior_start(training.model, config.prior, 3, generator=generator)
+    noise = training.model.prior.base.noise(3, generator=torch.Generator().manual_seed(0))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(start, noise, strict=True))
+    assert not torch.equal(start[0], z[0]), "in z, which is not where the base prior draws"
+
+
+def test_what_was_stored_before_a_setting_existed_is_as_it_was(make_config: Make) -> None:
+    """Runs and rows of studies without the newer settings: rates fall to 5 %, energies forget faster."""
+    plain = to_dict(make_config())
+    del plain["final_rate"], plain["energy_betas"]
+    assert from_dict(plain) == make_config()
+    assert (make_config().final_rate, make_config().energy_betas) == (0.05, (0.9, 0.99))
 
 
 @pytest.mark.parametrize("scheme", get_args(Scheme))

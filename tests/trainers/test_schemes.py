@@ -353,10 +353,11 @@ def test_figures_watch_gradients_energies_and_layers(make_config: Make, data: Im
 
 
 def test_the_learning_rate_is_constant_and_then_falls_to_a_twentieth() -> None:
-    assert [learning_rate_factor(progress) for progress in (0.0, 0.3, 0.599)] == [1, 1, 1]
-    assert learning_rate_factor(0.6) == pytest.approx(1)
-    assert learning_rate_factor(0.8) == pytest.approx(0.525)
-    assert learning_rate_factor(1.0) == pytest.approx(0.05)
+    assert [learning_rate_factor(progress, 0.05) for progress in (0.0, 0.3, 0.599)] == [1, 1, 1]
+    assert learning_rate_factor(0.6, 0.05) == pytest.approx(1)
+    assert learning_rate_factor(0.8, 0.05) == pytest.approx(0.525)
+    assert learning_rate_factor(1.0, 0.05) == pytest.approx(0.05)
+    assert {learning_rate_factor(progress, 1.0) for progress in (0.0, 0.6, 0.8, 1.0)} == {1.0}
 
 
 @pytest.mark.parametrize("make", [GaussianPhase, EnergyPhase, JointVariationalPhase, JointMLEPhase])

@@ -67,8 +67,9 @@ class Phase(ABC):
     def step(self, x: Tensor, rows: Tensor, done: int, *, rate_factor: float = 1.0) -> dict[str, Tensor]:
         """One gradient step, the `done`-th of the phase from zero, at a multiple of the rates; returns its figures."""
         self.progress = done / self.num_steps
+        falling = learning_rate_factor(self.progress, self.bench.config.final_rate)
         for optimiser, rate in zip(self._optimisers, self._rates, strict=True):
-            optimiser.param_groups[0]["lr"] = rate * rate_factor * learning_rate_factor(self.progress)
+            optimiser.param_groups[0]["lr"] = rate * rate_factor * falling
         loss, figures = self.losses(x, rows)
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
@@ -85,9 +86,9 @@ class Phase(ABC):
         """The energies, and their log-normaliser at the rate of the other parts: it has nats to go."""
         energies, config = self.bench.model.prior.energies, self.bench.config
         if not isinstance(energies, NormalizedEnergies):
-            return [(energies.parameters(), config.energy_learning_rate, ADAM_FOR_ENERGIES)]
+            return [(energies.parameters(), config.energy_learning_rate, config.energy_betas)]
         return [
-            (energies.energies.parameters(), config.energy_learning_rate, ADAM_FOR_ENERGIES),
+            (energies.energies.parameters(), config.energy_learning_rate, config.energy_betas),
             ([energies.log_normalizer], config.learning_rate, ADAM),
         ]
 
@@ -148,11 +149,9 @@ def bound_figures(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"reconstruction": terms["reconstruction"].mean(), "kl": layers.sum(), **per_layer}
 
 
-def learning_rate_factor(progress: float) -> float:
-    """Constant for 60 % of a phase, then linear to 5 %: late steps average out the noise of the gradient."""
-    return 1.0 if progress < 0.6 else 1.0 - 0.95 * (progress - 0.6) / 0.4
+def learning_rate_factor(progress: float, final: float) -> float:
+    """Constant for 60 % of a phase, then linear to its final share, see `TrainConfig.final_rate`."""
+    return 1.0 if progress < 0.6 else 1.0 - (1.0 - final) * (progress - 0.6) / 0.4
 
 
 ADAM = (0.9, 0.999)
-ADAM_FOR_ENERGIES = (0.9, 0.99)
-"""A shorter memory of squared gradients: their size changes as the energies grow (NVlabs VAEBM's choice is alike)."""
