@@ -17,11 +17,12 @@ from .generation import Generation
 from .ood import Ood
 from .report import write_report
 from .running import Plan, run
+from .speed import Speed
 from .study import Preset, Study
 from .swap import Swap
 
 STUDIES: Mapping[str, Study] = {
-    study.name: study for study in (Anomaly(), Factors(), Ood(), Generation(), Swap(), Ablation())
+    study.name: study for study in (Anomaly(), Factors(), Ood(), Generation(), Speed(), Swap(), Ablation())
 }
 """Every study by name."""
 
