@@ -106,13 +106,13 @@ class Speed(Study):
         "where all seeds come to the level; `reached/DATA/RECIPE/level-N` is the share that do. Where no seed of the "
         "published recipe does, `speed_up_at_least` stands for `speed_up`: its whole time over ours.",
         "Seconds are CPU seconds of the process in training on one thread (with another device than the CPU, seconds), "
-        "without loading, sampling and measuring. Other work shared the machine, which CPU seconds feel through "
-        "caches alone. Compiling the programs of chains is left out: both recipes have it, once on a machine.",
+        "without loading, sampling and measuring. Other work shared the machine, which CPU seconds feel less than "
+        "seconds do. Compiling the programs of chains is left out: both recipes have it, once on a machine.",
         "The default recipe has the steps of `lamina train`, at the end of which its rates have come down; in its "
         "first stage, the energies being zero, samples are of the base prior. The rates of the published one stay, "
-        "so that more steps would go on where it ends: after about twice the time of ours on MNIST and four times on "
-        "the digits, far less than its 101 epochs take. Both have the networks of the data set; published ones are "
-        "convolutions, whose steps are dearer still.",
+        "so that more steps would go on where it ends: after not quite twice the time of ours on MNIST, which is 1.7 "
+        "of its 101 epochs, and four times on the digits, 63 epochs. Both have the networks of the data set; published "
+        "ones are convolutions, whose steps are dearer still.",
     )
 
     def cells(self, preset: Preset, seeds: Sequence[int]) -> list[Cell]:
