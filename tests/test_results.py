@@ -61,6 +61,22 @@ def test_mala_learns_better_than_hmc_in_both_roles_at_equal_time_as_the_docs_rec
         assert [figures[f"lost/{role}/{sampler}"] for sampler in ("mala", "hmc")] == [0, 0]
 
 
+def test_times_in_readme_are_those_of_the_results() -> None:
+    figures, text = summary("speed.json"), (ROOT / "README.md").read_text().replace("\n", " ")
+    sentence = re.search(
+        r"training images after (\d+) CPU seconds, .* after (\d+); .* come to neither in (\d+)\.", text
+    )
+    assert sentence is not None
+    levels = ["level-20", "level-5"]
+    ours = [figures[f"seconds/mnist/default/{level}"] for level in levels]
+    whole = figures["cpu_seconds/mnist/published"]
+    assert list(sentence.groups()) == [f"{seconds:.0f}" for seconds in (*ours, whole)]
+    assert all(figures[f"reached/mnist/published/{level}"] == 0 for level in levels)
+    assert all(
+        figures[f"speed_up_at_least/mnist/{level}"] == whole / time for level, time in zip(levels, ours, strict=True)
+    )
+
+
 def test_the_ebm_prior_wins() -> None:
     """Better on each of three seeds in each measure, and by more than two standard errors."""
     figures = summary("digits.json")

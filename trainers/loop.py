@@ -98,10 +98,17 @@ class Training:
         self._phase_index = -1
         self._phase: Phase | None = None
 
-    def run(self, folder: Path, *, label: str, show_progress: bool | None = None) -> None:
-        """Train to the end, from wherever this stands; checkpoints and figures go to the folder.
+    def run(self, folder: Path, *, label: str, until: int | None = None, show_progress: bool | None = None) -> None:
+        """Train from wherever this stands; checkpoints and figures go to the folder.
 
         The folder holds a checkpoint already, see `save`: it is the first that training can go back to.
+
+        Args:
+            folder: The folder.
+            label: Of the progress bar.
+            until: Steps at which to stop, with a checkpoint; None trains to the end. Going on from there equals never
+                having stopped.
+            show_progress: None shows a bar where standard error is a terminal.
 
         Raises:
             TrainingError: If it is lost once more than it may go back; the last checkpoint is from before.
@@ -111,17 +118,19 @@ class Training:
         started = time.perf_counter() - self.seconds
         with reporting_full_disks(folder):
             _keep_until(metrics, self.done)
-            while self.done < self.config.num_steps:
+            total = self.config.num_steps if until is None else until
+            while self.done < total:
                 try:
-                    self._run_to_end(folder, metrics, started, label, show_progress)
+                    self._run_until(total, folder, metrics, started, label, show_progress)
                 except TrainingError:
                     if self.rollbacks == self.config.max_rollbacks:
                         raise
                     self._roll_back(folder, metrics)
 
-    def _run_to_end(self, folder: Path, metrics: Path, started: float, label: str, show_progress: bool | None) -> None:
+    def _run_until(
+        self, total: int, folder: Path, metrics: Path, started: float, label: str, show_progress: bool | None
+    ) -> None:
         """Step after step, with figures and checkpoints in between."""
-        total = self.config.num_steps
         with progress(total - self.done, label, enabled=show_progress) as bar:
             while self.done < total:
                 figures = self.step()

@@ -12,7 +12,7 @@ from lamina.trainers import TrainConfig, preset
 
 from .pictures import curves
 from .samples import Yardstick, prior_images
-from .study import Cell, Figures, Place, Preset, Study, table_of
+from .study import Cell, Figures, Place, Preset, Study, by_step, table_of
 from .training import config_of, settings_of, train
 
 _LENGTHS = (0, 40, 100, 500, 2500)
@@ -130,12 +130,7 @@ class Ablation(Study):
 
     def pictures(self, summary: Mapping[str, float]) -> Mapping[str, Callable[[Path], None]]:
         """See `Study.pictures`."""
-        start = "frechet_after_"
-        series: dict[str, dict[int, float]] = {}
-        for key, value in summary.items():
-            figure, _, group = key.partition("/")
-            if figure.startswith(start) and not group.endswith("/sd"):
-                series.setdefault(group, {})[int(figure.removeprefix(start))] = value
+        series = by_step(summary, "frechet")
         return {"long-run.png": partial(curves, series, ("steps of the prior sampler", "Frechet distance"))}
 
 

@@ -12,7 +12,7 @@ from lamina.trainers import ModelConfig, TrainConfig, preset
 from lamina.trainers.presets import PAPER_NETWORKS
 
 from .pictures import bars
-from .samples import Yardstick, base_images, prior_images, training_images
+from .samples import FLOOR, Yardstick, base_images, prior_images, training_images
 from .study import Cell, Figures, Place, Preset, Study, over_seeds, table_of
 from .training import config_of, settings_of, train
 
@@ -20,9 +20,6 @@ OURS = "joint"
 """What the goals are about: the joint prior in two stages."""
 
 RIVALS = ("gaussian", "single", "published")
-
-FLOOR = "training-images"
-"""As many images of the training split as there are held-out ones: what samples without any fault would come to."""
 
 _GROUPS = ("gaussian", "single", OURS, "joint-variational", "joint-mle", "concatenated", "published")
 

@@ -32,11 +32,11 @@ def bars(summary: Mapping[str, float], figure: str, path: Path) -> None:
     picture.savefig(path)
 
 
-def curves(series: Mapping[str, Mapping[int, float]], labels: Sequence[str], path: Path) -> None:
-    """Draw curves over numbers of steps, both axes logarithmic but for zero steps.
+def curves(series: Mapping[str, Mapping[float, float]], labels: Sequence[str], path: Path) -> None:
+    """Draw curves over steps or seconds, both axes logarithmic; where there is a value for zero, linearly up to ten.
 
     Args:
-        series: Values by number of steps, for each curve.
+        series: Values by number of steps or seconds, for each curve.
         labels: Of the two axes.
         path: Picture to write, png.
 
@@ -47,7 +47,10 @@ def curves(series: Mapping[str, Mapping[int, float]], labels: Sequence[str], pat
     axes = picture.subplots()
     for name, values in series.items():
         axes.plot(list(values), list(values.values()), marker="o", markersize=3, linewidth=1, label=name)
-    axes.set_xscale("symlog", linthresh=10)
+    if any(0 in values for values in series.values()):
+        axes.set_xscale("symlog", linthresh=10)
+    else:
+        axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel(labels[0], fontsize=8)
     axes.set_ylabel(labels[1], fontsize=8)

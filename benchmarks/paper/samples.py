@@ -18,6 +18,9 @@ from lamina.trainers.sampling import images
 from .study import Place
 from .training import Trained
 
+FLOOR = "training-images"
+"""As many images of the training split as there are held-out ones: what samples without any fault would come to."""
+
 _SEED = 3_000_017
 _SHORT = {
     "frechet_distance": "frechet",
@@ -67,7 +70,7 @@ def base_images(trained: Trained, num: int) -> Tensor:
 
 
 def prior_images(trained: Trained, num: int, chains: ChainConfig | None = None, num_steps: int | None = None) -> Tensor:
-    """Images of the EBM prior, by chains from the base prior; of a Gaussian-prior model, of the base prior.
+    """Images of the EBM prior, by chains; before the energies have begun to learn, of the base prior.
 
     Args:
         trained: The model.
@@ -76,7 +79,7 @@ def prior_images(trained: Trained, num: int, chains: ChainConfig | None = None, 
         num_steps: Of each chain; None takes those of the configuration.
     """
     config = trained.config
-    if config.scheme == "gaussian" or num_steps == 0:
+    if num_steps == 0 or not trained.has_energies:
         return base_images(trained, num)
     z, _ = draw_prior(
         trained.model,

@@ -161,6 +161,17 @@ def over_seeds(rows: Mapping[str, Figures]) -> dict[str, float]:
     return with_spreads(values)
 
 
+def by_step(summary: Mapping[str, float], figure: str) -> dict[str, dict[float, float]]:
+    """What a figure is after each number of steps, for each group: the keys `FIGURE_after_N/GROUP` of a summary."""
+    start = f"{figure}_after_"
+    series: dict[str, dict[float, float]] = {}
+    for key, value in summary.items():
+        name, _, group = key.partition("/")
+        if name.startswith(start) and not group.endswith("/sd"):
+            series.setdefault(group, {})[int(name.removeprefix(start))] = value
+    return series
+
+
 def with_spreads(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """The mean of each list under its key, and its standard deviation under `KEY/sd`."""
     summary: dict[str, float] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +17,7 @@ from lamina.models import LatentEBM
 from lamina.trainers import ImageData, TrainConfig, Training, averaged_model, read_checkpoint
 from lamina.trainers.config import from_dict, to_dict
 from lamina.trainers.loop import CHECKPOINT, METRICS, load_training, read_metrics, trained_config, trained_step_size
+from lamina.trainers.schemes import GaussianPhase, plan
 
 from .study import Place
 
@@ -25,7 +26,7 @@ _TIMES = "times.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A training that is over.
+    """A training that is over, or stands still.
 
     Attributes:
         data: What it was trained on.
@@ -55,6 +56,12 @@ class Trained:
     def step_size(self) -> Tensor | None:
         """What the prior chains arrived at; None before they ran."""
         return trained_step_size(self._state)
+
+    @property
+    def has_energies(self) -> bool:
+        """Whether they have begun to learn; until then they are zero, and the prior is its base."""
+        maker, _ = plan(self.config)[self._state["phase_index"]]
+        return maker is not GaussianPhase
 
     def costs(self) -> dict[str, float]:
         """What training took: seconds, those of the CPU's among them, steps, and rollbacks on the way.
@@ -99,11 +106,21 @@ def completed(settings: Any) -> Any:
 
 
 def train(config: TrainConfig, place: Place) -> Trained:
-    """Train from where the folder's checkpoint stands, or from the start, to the end.
+    """Train from where the folder's checkpoint stands, or from the start, to the end; see `stretches`."""
+    (trained,) = stretches(config, place, [config.num_steps])
+    return trained
+
+
+def stretches(config: TrainConfig, place: Place, stops: Sequence[int]) -> Iterator[Trained]:
+    """Train from where the folder's checkpoint stands, or from the start, and hand over what has been learnt by stops.
 
     Args:
         config: The run. Its baseline is not trained, and its number of threads is the caller's business.
         place: Where; the folder's checkpoint, if there is one, is of the same run.
+        stops: Numbers of steps, ascending, none before the checkpoint's.
+
+    Yields:
+        The training as it stands at each stop, to be looked at before the next. The clock stands still meanwhile.
 
     Raises:
         TrainingError: If training is lost more often than it may be.
@@ -114,9 +131,11 @@ def train(config: TrainConfig, place: Place) -> Trained:
     if not (place.folder / CHECKPOINT).exists():
         Training(config, data, place.device).save(place.folder)
     training = load_training(place.folder, data, place.device)
-    with _timed(place.folder):
-        training.run(place.folder, label=f"{config.scheme} on {config.data}", show_progress=place.show_progress)
-    return Trained(data=data, folder=place.folder, place=place)
+    label = f"{config.scheme} on {config.data}"
+    for stop in stops:
+        with _timed(place.folder):
+            training.run(place.folder, label=label, until=stop, show_progress=place.show_progress)
+        yield Trained(data=data, folder=place.folder, place=place)
 
 
 @contextmanager

@@ -24,11 +24,13 @@ from lamina.benchmarks.paper.generation import Generation
 from lamina.benchmarks.paper.jpeg import residue
 from lamina.benchmarks.paper.ood import Ood
 from lamina.benchmarks.paper.running import Plan, report, run
+from lamina.benchmarks.paper.samples import base_images, prior_images
 from lamina.benchmarks.paper.settings import what_was_run
+from lamina.benchmarks.paper.speed import LEVELS, Speed
 from lamina.benchmarks.paper.study import Cell, Figures, Place, Preset, Study, called, over_seeds
-from lamina.benchmarks.paper.training import config_of, settings_of, train
+from lamina.benchmarks.paper.training import config_of, settings_of, stretches, train
 from lamina.samplers import LaminaError, ParameterError
-from lamina.trainers import ImageData, ModelConfig, TrainConfig, Training
+from lamina.trainers import ImageData, ModelConfig, TrainConfig, Training, preset
 from lamina.trainers.data.colour import QUALITY
 from lamina.trainers.data.decoding import compressed
 
@@ -291,6 +293,11 @@ def test_a_device_that_is_not_there_is_refused(sums: Sums, tmp_path: Path) -> No
             ["frechet/digits/joint", "cut/digits/gaussian", "coverage/digits/training-images"],
         ),
         ("swap", "p*/ula/seed-0", ["frechet/prior/ula", "accept/posterior/ula", "survived/prior/ula"]),
+        (
+            "speed",
+            "*",
+            ["frechet/digits/level-10", "reached/digits/published/level-10", "seconds_after_6/digits/default"],
+        ),
         ("ablation", "[up]*/seed-0", ["frechet_after_40/usual", "speed_up/amortised", "frechet/posterior/chains"]),
     ],
 )
@@ -325,6 +332,125 @@ def test_cells_have_names_of_their_own_and_settings_for_json(name: str, preset: 
         assert stored == cell.settings
         for training in stored.get("trainings", [stored["training"]] if "training" in stored else []):
             assert settings_of(config_of(training, cell.seed)) == training
+
+
+# --- time to a quality ---
+
+
+def marks(distances: Mapping[int, float], seconds: float = 0.5) -> Figures:
+    """Figures of a cell that took so many seconds for each step."""
+    found = {f"frechet_after_{step}": distance for step, distance in distances.items()}
+    return found | {f"seconds_after_{step}": step * seconds for step in distances}
+
+
+def timed() -> dict[str, Figures]:
+    """Two seeds; training images are 1 away."""
+    rows: dict[str, Figures] = {f"x/training-images/seed-{seed}": {"frechet": 0.5 + seed} for seed in (0, 1)}
+    for seed, slower in ((0, 1.0), (1, 3.0)):
+        rows[f"x/default/seed-{seed}"] = marks({2: 60.0, 4: 20.0, 6: 30.0, 8: 5.0}, slower)
+        rows[f"x/published/seed-{seed}"] = marks({4: 60.0, 8: 50.0, 16: 19.0 + seed * 9})
+    return rows
+
+
+def test_time_to_a_level_is_that_of_the_first_stop_below_it() -> None:
+    """By hand, at levels 50, 20, 10, 5 and 2; that of 20 is reached by one seed of the published recipe alone."""
+    assert LEVELS == (50, 20, 10, 5, 2)
+    found = STUDIES["speed"].summary(timed())
+    assert found["frechet/x/level-20"] == 20
+    assert found["seconds/x/default/level-50"] == (4 + 12) / 2
+    assert found["seconds/x/default/level-20"] == (4 + 12) / 2  # and no matter that 30 came after
+    assert found["seconds/x/default/level-5"] == (8 + 24) / 2
+    assert found["seconds/x/published/level-50"] == 4
+    assert found["speed_up/x/level-50"] == 4 / 8
+    assert found["reached/x/published/level-20"] == 0.5
+    assert not {"seconds/x/published/level-20", "speed_up/x/level-20", "speed_up_at_least/x/level-20"} & found.keys()
+    assert found["speed_up_at_least/x/level-5"] == 8 / 16
+    assert found["reached/x/default/level-2"] == 0
+    assert not {"seconds/x/default/level-2", "speed_up/x/level-2", "speed_up_at_least/x/level-2"} & found.keys()
+
+
+def test_table_of_times_says_what_was_not_reached() -> None:
+    rows = timed()
+    table = Speed().table(Speed().summary(rows))
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line]
+    lines = {name: others for name, *others in cells}
+    assert lines["x/level-50"] == ["50", "8 ± 5.7", "4 ± 0", "0.5"]
+    assert lines["x/level-20"] == ["20", "8 ± 5.7", "not within 8, but for 50% of seeds", "-"]
+    assert lines["x/level-5"] == ["5", "16 ± 11", "not within 8", "over 0.5"]
+    assert lines["x/level-2"] == ["2", "not within 16", "not within 8", "-"]
+    alone = {name: figures for name, figures in rows.items() if "published" not in name}
+    assert "| x/level-5  |       5 |       16 ± 11 |            - |        - |" in Speed().table(Speed().summary(alone))
+    assert "level" not in Speed().table(Speed().summary({name: rows[name] for name in rows if "images" not in name}))
+
+
+@pytest.mark.parametrize("data", ["digits", "mnist"])
+def test_the_recipes_that_are_timed_are_those_of_the_command(data: str) -> None:
+    cells = {cell.group: cell for cell in Speed().cells("cpu", (0,))}
+    ours, published = (cells[f"{data}/{group}"].settings for group in ("default", "published"))
+    assert config_of(ours["training"], 0) == preset(data)
+    assert ours["stops"][-1] == preset(data).num_steps
+    assert config_of(published["training"], 0) == replace(preset(data, "published"), num_steps=published["stops"][-1])
+
+
+def test_networks_are_shared_but_for_what_a_recipe_says_of_them() -> None:
+    cells = {cell.group: cell.settings for cell in Speed().cells("gpu", (0,))}
+    ours, published = (cells[f"mnist/{group}"]["training"]["model"] for group in ("default", "published"))
+    assert {name for name in ours if ours[name] != published[name]} == {"sigma", "smooth"}
+
+
+def speed_cell(tmp_path: Path) -> tuple[Cell, Place]:
+    """The default recipe on the digits: four steps of the first stage, and two of the second, with two stops."""
+    (cell,) = (cell for cell in Speed().cells("trial", (0,)) if cell.group == "digits/default")
+    assert cell.settings["stops"] == [2, 6]
+    return cell, Place(folder=tmp_path, device=torch.device("cpu"), show_progress=False)
+
+
+def test_before_energies_learn_samples_are_of_the_base_prior(tmp_path: Path) -> None:
+    cell, place = speed_cell(tmp_path)
+    for trained in stretches(config_of(cell.settings["training"], 0), place, cell.settings["stops"]):
+        is_second = trained.costs()["steps"] == 6
+        assert trained.has_energies == is_second
+        assert torch.equal(prior_images(trained, 9), base_images(trained, 9)) != is_second
+
+
+def test_stops_that_were_measured_are_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell, place = speed_cell(tmp_path)
+    step = Training.step
+
+    def interrupted(training: Training) -> dict[str, torch.Tensor]:
+        if training.done == 3:
+            raise KeyboardInterrupt
+        return step(training)
+
+    monkeypatch.setattr(Training, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Speed().run(cell, place)
+    monkeypatch.setattr(Training, "step", step)
+    first = results.read(tmp_path / "marks.json")["figures"]
+    assert first["steps"] == 2
+    found = Speed().run(cell, place)
+    assert found["frechet_after_2"] == first["frechet_after_2"]
+    assert found["seconds_after_2"] == first["seconds_after_2"] < found["seconds_after_6"]
+    assert found["frechet"] == found["frechet_after_6"]
+    (tmp_path / "whole").mkdir()
+    whole = Speed().run(cell, replace(place, folder=tmp_path / "whole"))
+    assert whole["frechet_after_2"] == found["frechet_after_2"]
+    assert whole["frechet_after_6"] == found["frechet_after_6"]
+
+
+def test_training_that_is_lost_keeps_the_stops_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell, place = speed_cell(tmp_path)
+    step = Training.step
+
+    def lost(training: Training) -> dict[str, torch.Tensor]:
+        figures = step(training)
+        return figures if training.done <= 2 else {"loss": torch.tensor(torch.nan)}
+
+    monkeypatch.setattr(Training, "step", lost)
+    found = Speed().run(cell, place)
+    assert found["survived"] == 0
+    assert "frechet_after_2" in found
+    assert "frechet_after_6" not in found
 
 
 # --- sets and classes that a study was not made with ---

@@ -152,6 +152,18 @@ def test_two_interruptions_are_as_good_as_none(
     assert_equal_runs(broken, whole, assert_same)
 
 
+def test_runs_that_stop_on_the_way_are_as_good_as_those_that_do_not(
+    make_config: Make, data: ImageData, tmp_path: Path, assert_same: Compare
+) -> None:
+    """Between checkpoints, on the boundary of phases (6), and at a checkpoint; each stop leaves one."""
+    whole, stopped = run_whole(make_config(), data, tmp_path / "whole"), tmp_path / "stopped"
+    training = prepare(make_config(), data, stopped)
+    for stop in (2, 6, 9, 12):
+        training.run(stopped, label="stretch", until=stop, show_progress=False)
+        assert read_checkpoint(stopped)["done"] == training.done == stop
+    assert_equal_runs(stopped, whole, assert_same)
+
+
 def test_seeds_make_a_difference_and_are_all_that_does(
     make_config: Make, data: ImageData, tmp_path: Path, assert_same: Compare
 ) -> None:
