@@ -224,10 +224,19 @@ class Run:
     data: ImageData
     place: Place
     step_size: None = None
+    has_energies: bool = True
 
     def subject(self) -> Subject:
         budget = Budget(
-            num_samples=40, num_rows=20, num_weights=2, num_chains=4, num_stops=1, num_draws=1, num_chain_steps=1
+            num_samples=40,
+            num_rows=20,
+            num_weights=2,
+            num_chains=4,
+            num_stops=1,
+            num_draws=1,
+            num_chain_steps=1,
+            num_long_steps=80,
+            num_long_chains=20,
         )
         return Subject(
             model=self.model,
@@ -236,6 +245,7 @@ class Run:
             data=self.data,
             device=self.place.device,
             step_size=None,
+            positions=None,
             outliers={"inverted": -self.data.test},
             features=None,
             budget=budget,
