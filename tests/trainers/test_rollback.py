@@ -163,7 +163,7 @@ def test_chains_of_unadjusted_kernels_start_anew(
         before.update(copy.deepcopy(state))
 
     monkeypatch.setattr(Training, "load_state_dict", loading)
-    monkeypatch.setattr(training, "_run_to_end", stop_after_rollback(training))
+    monkeypatch.setattr(training, "_run_until", stop_after_rollback(training))
     with pytest.raises(KeyboardInterrupt):
         training.run(tmp_path / "run", label="run", show_progress=False)
     after = read_checkpoint(tmp_path / "run")
@@ -176,8 +176,8 @@ def test_chains_of_unadjusted_kernels_start_anew(
 
 
 def stop_after_rollback(training: Training) -> Callable[..., None]:
-    """In place of a run to the end: one that is broken off once it has gone back."""
-    go_on = training._run_to_end
+    """In place of a run until some step: one that is broken off once it has gone back."""
+    go_on = training._run_until
 
     def run(*arguments: Any) -> None:
         if training.rollbacks:
