@@ -109,9 +109,8 @@ class Native:
             try:
                 self._programs[key] = self._made(subject)
             except (NotTraceableError, BuildError) as error:
-                if (
-                    self._store is not None
-                ):  # all else that is refused is about where chains stand, and not the next time
+                # All else that is refused is about where chains stand, and not the next time.
+                if self._store is not None:
                     self._store.refuse(self._situation(), error)
                 raise
         return self._programs[key]

@@ -7,6 +7,7 @@ side is infinite, as that of a support is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .program import Operand, Program, Value, identity, is_uniform
@@ -41,53 +42,52 @@ class _Splitting:
 
     def _parts(self, value: Value, depth: int) -> _Parts:
         args: Any = value.args
+        inner = {i: self.split(args[i], depth) for i in _bearers(value)}
+        constants = {i: constant for i, (_, constant) in inner.items()}
+        if not any(map(_is_there, constants.values())):
+            return value, 0.0  # and nothing new is written down
+        rests = [inner[i][0] if i in inner else arg for i, arg in enumerate(args)]
+        op, kind = self._program.op, value.kind
         match value.op:
-            case "neg" | "cast":
-                parts = self._linear(value, self.split(args[0], depth))
-            case "add" | "sub":
-                parts = self._sum(value, *(self.split(arg, depth) for arg in args))
+            case "cast":
+                return op("cast", kind, *rests), constants[0]
+            case "neg" | "add" | "sub":
+                return op(value.op, kind, *rests), op(value.op, "f64", *constants.values())
+            case "mul" | "div":
+                return op(value.op, kind, *rests), self._scaled(value.op, args, constants)
             case "fma":
-                product = self._program.op("mul", value.kind, *args[:2])
-                parts = self._sum(value, self.split(product, depth), self.split(args[2], depth))
-            case "mul" if is_uniform(args[0]):
-                parts = self._scaled(value, args[0], self.split(args[1], depth))
-            case "mul" | "div" if is_uniform(args[1]):
-                parts = self._scaled(value, args[1], self.split(args[0], depth))
+                rest = op("add", kind, op("mul", kind, *rests[:2]), rests[2])
+                scaled = self._scaled("mul", args[:2], constants) if len(constants) == 2 else 0.0
+                return rest, op("add", "f64", scaled, constants[2])
             case "over_add":
-                parts = self._over(value, args[0].axis, self.split(args[0], depth))
-            case "where":
-                parts = self._choice(value, args[0], args[1:], depth)
-            case _:
-                parts = value, 0.0
-        return parts if _is_there(parts[1]) else (value, 0.0)
+                over, axis = self._program.over, args[0].axis
+                return over("add", kind, rests, axis), over("add", "f64", [constants[0]], axis)
+        assert value.op == "where"
+        shared = {identity(constant): constant for constant in constants.values()}
+        return (op("where", kind, *rests), *shared.values()) if len(shared) == 1 else (value, 0.0)  # type: ignore[return-value]
 
-    def _linear(self, value: Value, parts: _Parts) -> _Parts:
-        rest, constant = parts
-        op = self._program.op
-        return op(value.op, value.kind, rest), constant if value.op == "cast" else op("neg", "f64", constant)
+    def _scaled(self, op: str, args: Sequence[Operand], constants: Mapping[int, Operand]) -> Operand:
+        """The constant of one of two arguments, times or over the other, in float64."""
+        make = self._program.op
+        return make(op, "f64", *(constants[i] if i in constants else make("cast", "f64", args[i]) for i in (0, 1)))
 
-    def _sum(self, value: Value, one: _Parts, other: _Parts) -> _Parts:
-        op = self._program.op
-        if value.op == "sub":
-            return op("sub", value.kind, one[0], other[0]), op("sub", "f64", one[1], other[1])
-        return op("add", value.kind, one[0], other[0]), op("add", "f64", one[1], other[1])
 
-    def _scaled(self, value: Value, factor: Operand, parts: _Parts) -> _Parts:
-        rest, constant = parts
-        op = self._program.op
-        return op(value.op, value.kind, rest, factor), op(value.op, "f64", constant, op("cast", "f64", factor))
-
-    def _over(self, value: Value, axis: int, parts: _Parts) -> _Parts:
-        rest, constant = parts
-        return self._program.over("add", value.kind, [rest], axis), self._program.over("add", "f64", [constant], axis)
-
-    def _choice(self, value: Value, condition: Operand, sides: tuple[Operand, Operand], depth: int) -> _Parts:
-        parts = [(side, None) if _is_infinite(side) else self.split(side, depth) for side in sides]
-        constants = {identity(constant): constant for _, constant in parts if constant is not None}
-        if len(constants) != 1:
-            return value, 0.0
-        (constant,) = constants.values()
-        return self._program.op("where", value.kind, condition, *(rest for rest, _ in parts)), constant
+def _bearers(value: Value) -> Sequence[int]:
+    """Which arguments may bring a constant."""
+    args: Any = value.args
+    match value.op:
+        case "neg" | "cast" | "over_add":
+            return [0]
+        case "add" | "sub":
+            return [0, 1]
+        case "mul" | "fma":
+            factor = [1] if is_uniform(args[0]) else [0] if is_uniform(args[1]) else []
+            return [*factor, *range(2, len(args))]
+        case "div":
+            return [0] if is_uniform(args[1]) else []
+        case "where":
+            return [i for i in (1, 2) if not _is_infinite(args[i])]
+    return []
 
 
 def _is_there(constant: Operand) -> bool:

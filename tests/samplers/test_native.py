@@ -45,7 +45,10 @@ from lamina.samplers import (
     sample,
 )
 from lamina.samplers.energy import Energy
-from lamina.samplers.native import build, processor
+from lamina.samplers.native import build, processor, writing
+from lamina.samplers.native import engine as native_engine
+from lamina.samplers.native.cpp import Printed
+from lamina.samplers.native.trace import OFFSET, Subject, Trace
 from lamina.samplers.testing import TARGETS, Report, check_kernel
 
 pytestmark = pytest.mark.skipif(build.find_compiler() is None, reason="there is no C++ compiler on this machine")
@@ -478,6 +481,31 @@ def test_additive_constant_costs_no_digits(name: str) -> None:
     assert torch.equal(without.draws, with_constant.draws)  # type: ignore[arg-type]
     wanted = without.info["energy"].double() + constant
     torch.testing.assert_close(with_constant.info["energy"].double(), wanted, rtol=1e-7, atol=0)
+
+
+def test_a_scaled_energy_without_a_constant_has_none_to_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing times a captured scale is no constant: were the scale infinite, it would even be NaN."""
+    written: list[Trace] = []
+
+    def write(subject: Subject) -> tuple[Trace, Printed]:
+        trace, printed = writing.write(subject)
+        written.append(trace)
+        return trace, printed
+
+    monkeypatch.setattr(native_engine, "write", write)
+    for energy in (lambda x: MILLION * squares(x).sum(1), lambda x: (squares(x) / MILLION).sum(1) * HALF):
+        run(energy, RWM(), start(20, dtype=torch.float32), num_steps=2, noise=3, engine="native")
+    names = [[column.name for column, _ in trace.sums] for trace in written]
+    assert all(one and OFFSET not in one for one in names)
+    run(
+        lambda x: squares(x).sum(1) + MILLION,
+        RWM(),
+        start(20, dtype=torch.float32),
+        num_steps=2,
+        noise=3,
+        engine="native",
+    )
+    assert [column.name for column, _ in written[-1].sums][-1] == OFFSET
 
 
 def test_energies_that_are_large_without_a_constant_are_told() -> None:
