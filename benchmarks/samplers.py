@@ -401,7 +401,7 @@ def _warm_up(target: Energy, density: Density, name: str, kernel: Kernel[Any], s
     if kernel.target_accept is None:
         step_size = unadjusted_step_size(kernel, _mala_step_size(target, density, settings), density.dim)
         params = kernel.init_params(start, step_size=step_size)
-    started = _now(settings.device)
+    started = now(settings.device)
     warm = sample(
         target,
         kernel,
@@ -413,7 +413,7 @@ def _warm_up(target: Energy, density: Density, name: str, kernel: Kernel[Any], s
         engine=settings.engine,
         show_progress=False,
     )
-    return _Warm(warm.chains, _now(settings.device) - started)
+    return _Warm(warm.chains, now(settings.device) - started)
 
 
 def _exact_chains(density: Density, name: str, warm: Chains, settings: Settings) -> Chains:
@@ -448,7 +448,7 @@ def _run(
 ) -> _Run:
     """Continue chains on one engine, whose start is timed, and then every piece."""
     device, (num_draws, thinning) = str(chains.matrix.device), length
-    times = [_now(device)]
+    times = [now(device)]
     noise = noise_from_state(chains.noise_state, chains.matrix.device)
     runner, state = start_engine(
         engine,
@@ -457,11 +457,11 @@ def _run(
         new_record=functools.partial(Record.of_all, kernel),
     )
     draws, totals = runner.new_draws(num_draws), Totals(kernel, state)
-    times.append(_now(device))
+    times.append(now(device))
     pieces = [piece for piece in draws.tensor_split(num_pieces) if len(piece)]
     for piece in pieces:
         state, _ = runner.advance(state, len(piece), Record(totals, thinning, piece))
-        times.append(_now(device))
+        times.append(now(device))
     start_seconds, *seconds = (end - begin for begin, end in itertools.pairwise(times))
     return _Run(
         draws=draws.transpose(0, 1),
@@ -663,7 +663,7 @@ def _seed(seed: int, *names: str) -> int:
     return int.from_bytes(digest[:7])
 
 
-def _now(device: str) -> float:
+def now(device: str) -> float:
     """Seconds on a clock, once the device has done what it was given."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)

@@ -27,7 +27,7 @@ from lamina.trainers import ChainConfig, TrainConfig, build_model, preset
 from lamina.trainers.schemes import JointMLEPhase, Workbench
 
 from . import results
-from .samplers import check_device
+from .samplers import check_device, now
 from .tables import aligned
 
 LINE = "a step of joint training against the ways of published code"
@@ -195,10 +195,7 @@ def measure(networks: Networks, num_repeats: int, device: torch.device) -> dict[
 
 def _now(device: torch.device) -> float:
     """CPU time of this process; of another device, the time at which it has done what it was asked for."""
-    if device.type == "cpu":
-        return time.process_time()
-    torch.accelerator.synchronize(device)
-    return time.perf_counter()
+    return time.process_time() if device.type == "cpu" else now(str(device))
 
 
 def summary(rows: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, float]:
