@@ -46,6 +46,8 @@ EVALUATION = "evaluation.json"
 MEASURED = "evaluation"
 PICTURES = "pictures"
 BASELINE = "baseline"
+_ON_FEATURES = frozenset(("generation", "chains"))
+"""Parts of the evaluation that compare images."""
 
 
 def start(
@@ -139,7 +141,7 @@ def measure_run(
         The reports by part.
 
     Raises:
-        CheckpointError: As `resume`; likewise DataError, and MissingExtraError for the part "generation".
+        CheckpointError: As `resume`; likewise DataError, and MissingExtraError for parts on features.
         UnknownNameError: If there is no such part.
         ParameterError: If outliers are of another shape than the run's images.
     """
@@ -147,7 +149,7 @@ def measure_run(
         raise UnknownNameError("part of the evaluation", unknown[0], PARTS)
     states = _states(folder)
     data = _load_data(states["model"], data_root)
-    if "generation" in parts:
+    if not _ON_FEATURES.isdisjoint(parts):
         check_features(data, features)
     device, budget = device or torch.device("cpu"), budget or Budget()
     models = {name: averaged_model(state, data.image_shape, device) for name, state in states.items()}
@@ -172,7 +174,7 @@ def measure_run(
         for made in (folder / PICTURES, cache):
             made.mkdir(parents=True, exist_ok=True)
         for name in parts:
-            own = {"outliers": sorted(outliers), "generation": features, "chains": features}.get(name)
+            own = sorted(outliers) if name == "outliers" else features if name in _ON_FEATURES else None
             digest = _digest(name, weights, asdict(budget), version("lamina"), own)
             reports[name] = _measured(folder, name, subject, digest, again)
     return reports

@@ -27,7 +27,7 @@ from ..sampling import images
 from .features import features_of
 from .latents import distances_to, flat_figures
 from .measures import Array, frechet_distance
-from .networks import Features
+from .networks import Features, stated
 from .short_runs import (
     Reference,
     ShortRun,
@@ -97,7 +97,7 @@ def chain_figures(subject: Subject) -> ChainFigures:
         "short_run": _described(short, config),
         "long_run": {"steps": steps, **{name: [row[name] for row in curve.values()] for name in curve[0]}},
         "reference": {"num_chains": len(reference.z[0]), "num_steps": reference.num_steps},
-        "features": looks.features.description,
+        **stated(looks.features),
         "num_held_out": len(looks.held_out),
         "not_finite": [name for name, z in sets.items() if not _is_finite(*z)],
         "summary": summary,
@@ -162,7 +162,9 @@ class _Looks:
     @staticmethod
     def of(subject: Subject) -> _Looks:
         """The usual ones of a subject."""
-        features = features_of(subject.data, subject.features, show_progress=subject.show_progress)
+        features = features_of(
+            subject.data, subject.features, device=subject.device, show_progress=subject.show_progress
+        )
         held_out = features(subject.held_out(subject.budget.num_samples))
         return _Looks(subject.model, subject.data.num_levels, features, held_out)
 
