@@ -198,7 +198,9 @@ def test_the_extra_brings_the_packages_that_are_asked_for() -> None:
     assert [name.partition("==")[0].replace("-", "_") for name in brought] == list(PACKAGES)
 
 
-@pytest.mark.parametrize("command", ["train", "resume", "evaluate", "evaluate --parts generation"])
+@pytest.mark.parametrize(
+    "command", ["train", "resume", "evaluate", "evaluate --parts generation", "evaluate --parts chains"]
+)
 def test_nothing_is_trained_or_drawn_in_vain(
     missing: None,
     monkeypatch: pytest.MonkeyPatch,
