@@ -242,7 +242,7 @@ def test_a_run_starts_its_engine_once_and_times_that_apart(engine: EngineName, m
         calls.append(x.shape)
         return LINE(x)
 
-    monkeypatch.setattr(samplers, "_now", lambda device: len(calls))
+    monkeypatch.setattr(samplers, "now", lambda device: len(calls))
     settings = Settings(num_chains=16, budget="draws", amount=30, num_warmup=1)
     chains = samplers._exact_chains(LINE, "mala", _warm(settings), settings)
     run = samplers._run(energy, MALA(), chains, samplers.Length(30, 2), engine, num_pieces=samplers.NUM_PIECES)
