@@ -22,6 +22,9 @@ from .training import Trained, config_of, settings_of, train
 _Scores: TypeAlias = Mapping[str, Mapping[str, Array]]
 """By set and score."""
 
+Views: TypeAlias = Sequence[Sequence[_Scores]]
+"""Scores of the members of an ensemble, those that see images in the same pose side by side."""
+
 _BATCH = 500
 _FITS = "fits"
 _NUM_FITS = 2000
@@ -156,25 +159,37 @@ class Ensemble:
         Args:
             sets: Images by name, (N, *image).
         """
-        return together(self.scores_by_member(sets))
+        return together(self.scores_by_view(sets))
 
-    def scores_by_member(self, sets: Mapping[str, Tensor], draws: Draws = DRAWS) -> list[_Scores]:
+    def scores_by_view(self, sets: Mapping[str, Tensor], draws: Draws = DRAWS) -> Views:
         """The same by each member alone, for `together`: also of training images, for what has to be fitted."""
         sets = {_FITS: self.data.train[:_NUM_FITS], **sets}
-        return [_scores_by(member, sets, draws) for member in self.members]
+        views: dict[str | None, list[_Scores]] = {}
+        for member in self.members:
+            views.setdefault(_pose(member), []).append(_scores_by(member, sets, draws))
+        return list(views.values())
 
 
-def together(members: Sequence[_Scores]) -> dict[str, dict[str, Array]]:
+def together(views: Views) -> dict[str, dict[str, Array]]:
     """Means over the members that have a score, and what is fitted to them: `typicality` and `combined`.
 
+    Members that see images in the same pose err on the same ones: means are taken of their scores before these are
+    combined. What different poses find is added, as Fisher's combination of p-values does (Statistical Methods for
+    Research Workers, 1925). Differs: poses need not be independent, as only the order of what comes out counts.
+
     Args:
-        members: See `Ensemble.scores_by_member`.
+        views: See `Ensemble.scores_by_view`.
     """
-    scores = averaged(members)
-    fitted = scores.pop(_FITS)
-    typicality, combination = Typicality.fit(fitted), Combination.fit(fitted)
+    scores = averaged([member for members in views for member in members])
+    typicality = Typicality.fit(scores.pop(_FITS))
+    by_view = [averaged(members) for members in views]
+    combinations = [Combination.fit(view[_FITS]) for view in by_view]
     return {
-        name: {**values, "typicality": typicality(values), "combined": combination(values)}
+        name: {
+            **values,
+            "typicality": typicality(values),
+            "combined": np.sum([found(view[name]) for found, view in zip(combinations, by_view, strict=True)], axis=0),
+        }
         for name, values in scores.items()
     }
 
@@ -208,7 +223,7 @@ def averaged(members: Sequence[_Scores]) -> dict[str, dict[str, Array]]:
 def _scores_by(trained: Trained, sets: Mapping[str, Tensor], draws: Draws) -> dict[str, dict[str, Array]]:
     """Scores by one model; those of chains, published ones and dear, only where it sees images as they are."""
     device = trained.place.device
-    pose, _ = split_pose(trained.config.data)
+    pose = _pose(trained)
     sets = {name: posed(rows, pose, trained.data.num_levels) for name, rows in sets.items()}
     scorer = Scorer.fit(
         trained.model,
@@ -230,6 +245,11 @@ def _scores_by(trained: Trained, sets: Mapping[str, Tensor], draws: Draws) -> di
                 bar.advance()
             scores[name] = {score: torch.cat([one[score] for one in found]).cpu().numpy() for score in found[0]}
     return scores
+
+
+def _pose(trained: Trained) -> str | None:
+    """In which a model sees images; None: as they are."""
+    return split_pose(trained.config.data)[0]
 
 
 def _without_inference(config: TrainConfig) -> TrainConfig:

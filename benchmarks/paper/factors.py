@@ -138,8 +138,8 @@ class Factors(Study):
             "inliers": ensemble.data.test[:num],
             "anomalies": place.load(cell.settings["anomalies"]).test[: num // 2],
         }
-        of_member = ensemble.scores_by_member(sets, Draws(**cell.settings["draws"]))[0]
-        found = found_by(together([{name: _with_weights(values) for name, values in of_member.items()}]))
+        ((of_member,),) = ensemble.scores_by_view(sets, Draws(**cell.settings["draws"]))
+        found = found_by(together([[{name: _with_weights(values) for name, values in of_member.items()}]]))
         return {**{score.replace("/", ">"): figures.auprc for score, figures in found.items()}, **ensemble.costs()}
 
     def summary(self, rows: Mapping[str, Figures]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from lamina.benchmarks import results
 from lamina.benchmarks.cli import main
 from lamina.benchmarks.paper import ood
 from lamina.benchmarks.paper.command import STUDIES
-from lamina.benchmarks.paper.detecting import averaged
+from lamina.benchmarks.paper.detecting import averaged, together
 from lamina.benchmarks.paper.generation import Generation
 from lamina.benchmarks.paper.jpeg import residue
 from lamina.benchmarks.paper.ood import Ood
@@ -617,6 +617,25 @@ def test_scores_of_members_weigh_the_same_whatever_their_units() -> None:
     assert found == {"a": (2 + 3) / 2, "b": 0}
     flat["new"]["a"][:] = np.inf
     assert averaged([deep, flat])["new"]["a"] == np.inf
+
+
+def test_members_of_a_pose_are_averaged_and_what_poses_find_is_added() -> None:
+    """By hand: the scores of 99 fitting images are their ranks, and all three scores are alike."""
+    ranks = np.random.default_rng(0).permutation(99).astype(float)
+    names = ("energy", "independence", "unexplained")
+
+    def member(value: float, centre: float = 0.0) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
+        return {
+            "fits": dict.fromkeys(names, ranks + centre),
+            "new": {name: np.array([value + centre]) for name in names},
+        }
+
+    (alone,) = together([[member(98)]])["new"]["combined"]
+    assert alone == pytest.approx(np.log(50))  # itself, and as many as lie above: (1 + 1) / 100
+    (of_two,) = together([[member(98), member(0, centre=1e6)]])["new"]["combined"]
+    assert of_two == pytest.approx(np.log(100 / 51))  # their mean is 49: 50 are as high
+    (of_poses,) = together([[member(98)], [member(0)]])["new"]["combined"]
+    assert of_poses == pytest.approx(np.log(50) + np.log(1))
 
 
 def test_mean_over_digits_waits_for_the_last_of_them() -> None:

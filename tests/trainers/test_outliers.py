@@ -282,7 +282,18 @@ def test_a_combination_by_hand() -> None:
     found = Combination.fit({**constant, "unexplained": np.array([2.0, 0.0, 1.0])})(
         {"energy": np.zeros(4), "independence": np.ones(4), "unexplained": np.array([-1.0, 0.5, 1.0, 5.0])}
     )
-    np.testing.assert_allclose(np.exp(-found), [1, 3 / 4, 3 / 4, 1 / 4])
+    np.testing.assert_allclose(np.exp(-found), [1, 3 / (2 + 4 / 3), 3 / (2 + 4 / 3), 3 / (2 + 4)])
+
+
+def test_a_combination_keeps_what_one_score_in_five_finds() -> None:
+    """Fisher's does not: of inliers, one in eight is as rare by its five scores together."""
+    rng = np.random.default_rng(3)
+    names = tuple("abcde")
+    clean = {name: rng.normal(size=3000) for name in names}
+    away = {name: np.full(300, 6.0 if name == "a" else -3.0) for name in names}
+    combination = Combination.fit({name: values[:2000] for name, values in clean.items()}, names=names)
+    inliers = {name: values[2000:] for name, values in clean.items()}
+    assert detection(combination(inliers), combination(away)).auroc > 0.99
 
 
 def test_typicality_sees_both_sides_and_broken_relations() -> None:

@@ -78,13 +78,15 @@ class Combination:
 
     What decodes badly is told by `unexplained`; what decodes well, from where no training image went, by `energy` and
     `independence`: the EBM prior against two bases. In the joint density the first, a sum over pixels, drowns the
-    others; shares of images weigh the same.
+    others; shares of images weigh the same. An image that is rare by one score is nearly as rare by all together,
+    whatever the others say: they are measured at the same draw of z, so that they are no independent witnesses, and
+    what one of them finds the others miss.
 
     Attributes:
         ordered: Scores of held-out images, by name, (N,) each, ascending.
 
-    Source: Fisher's combination of p-values (Statistical Methods for Research Workers, 1925). Differs: the scores need
-    not be independent, as only the order of what comes out counts.
+    Source: the harmonic mean of p-values, for tests that depend on each other (Good 1958, Journal of the American
+    Statistical Association 53; Wilson 2019, PNAS 116).
     """
 
     ordered: Mapping[str, Array]
@@ -102,9 +104,12 @@ class Combination:
         return Combination({name: np.sort(scores[name]) for name in names})
 
     def __call__(self, scores: Mapping[str, Array]) -> Array:
-        """The score of every row, (N,): minus the sum of the logs of the shares that score as high, or higher."""
+        """The score of every row, (N,): minus the log of the harmonic mean of the shares that score as high, or higher.
+
+        Those of models that fail on different images are rarer together: add them, as Fisher's combination does.
+        """
         shares = [_share_above(ordered, scores[name]) for name, ordered in self.ordered.items()]
-        rarity: Array = -np.log(shares).sum(axis=0)
+        rarity: Array = np.log(np.mean(1 / np.stack(shares), axis=0))
         return rarity
 
 
