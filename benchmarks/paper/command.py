@@ -16,13 +16,14 @@ from .anomaly import Anomaly
 from .factors import Factors
 from .generation import Generation
 from .ood import Ood
+from .prior import Prior
 from .running import Plan, report, run
 from .speed import Speed
 from .study import Preset, Study
 from .swap import Swap
 
 STUDIES: Mapping[str, Study] = {
-    study.name: study for study in (Anomaly(), Factors(), Ood(), Generation(), Speed(), Swap(), Ablation())
+    study.name: study for study in (Anomaly(), Factors(), Ood(), Generation(), Prior(), Speed(), Swap(), Ablation())
 }
 """Every study by name."""
 

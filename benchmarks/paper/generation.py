@@ -31,7 +31,7 @@ _SAMPLE_STEPS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Scale:
+class Scale:
     """How large a preset is.
 
     Attributes:
@@ -50,8 +50,8 @@ class _Scale:
     steps: Mapping[str, int]
 
 
-_SCALES: Mapping[Preset, _Scale] = {
-    "cpu": _Scale(
+SCALES: Mapping[Preset, Scale] = {
+    "cpu": Scale(
         data=("mnist", "fashion-mnist"),
         networks=ModelConfig(latents=(32, 16), hidden=(256, 256), energy_hidden=(256, 256), sigma=0.2),
         num_samples=5000,
@@ -65,7 +65,7 @@ _SCALES: Mapping[Preset, _Scale] = {
             "published": 800,
         },
     ),
-    "gpu": _Scale(
+    "gpu": Scale(
         data=("mnist", "fashion-mnist", "cifar10"),
         one_seed=("cifar10",),
         networks=PAPER_NETWORKS,
@@ -80,7 +80,7 @@ _SCALES: Mapping[Preset, _Scale] = {
             "published": 60_600,  # 101 epochs of 60,000 images
         },
     ),
-    "trial": _Scale(
+    "trial": Scale(
         data=("digits",),
         networks=ModelConfig(latents=(8, 4), hidden=(32,), energy_hidden=(16,), sigma=0.1),
         num_samples=60,
@@ -151,7 +151,7 @@ class Generation(Study):
 
     def cells(self, preset: Preset, seeds: Sequence[int]) -> list[Cell]:
         """See `Study.cells`."""
-        scale = _SCALES[preset]
+        scale = SCALES[preset]
         return [
             Cell(
                 group=f"{data}/{group}",
@@ -206,13 +206,13 @@ class Generation(Study):
         return {"frechet.png": partial(bars, summary, "frechet")}
 
 
-def _settings(data: str, scale: _Scale) -> dict[str, dict[str, Any]]:
+def _settings(data: str, scale: Scale) -> dict[str, dict[str, Any]]:
     """Of all groups, in the order to go."""
     trainings = {group: {"training": settings_of(configuration(data, group, scale))} for group in scale.steps}
     return {**trainings, FLOOR: {"data": data}}
 
 
-def configuration(data: str, group: str, scale: _Scale) -> TrainConfig:
+def configuration(data: str, group: str, scale: Scale) -> TrainConfig:
     """The run of a group."""
     two_stage = replace(
         preset("mnist"),

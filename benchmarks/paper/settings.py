@@ -50,12 +50,19 @@ def _data(cells: Mapping[str, Mapping[str, Any]]) -> str:
     parts = [", ".join(map(_with_sides, names))]
     if others:
         parts.append(f"told from it: {', '.join(others)}")
-    first = trainings[0]
-    is_drawn = "num_samples" in first
-    parts.append(
-        f"{first['num_samples']:,} images on either side" if is_drawn else f"at most {first['num_rows']:,} of a set"
+    return "; ".join([*parts, _amount(trainings[0])])
+
+
+def _amount(training: Mapping[str, Any]) -> str:
+    """How many images figures are of."""
+    if "num_held_out" in training:
+        return f"{training['num_held_out']:,} held-out images"
+    is_drawn = "num_samples" in training
+    return (
+        f"{training['num_samples']:,} images on either side"
+        if is_drawn
+        else f"at most {training['num_rows']:,} of a set"
     )
-    return "; ".join(parts)
 
 
 def _with_sides(name: str) -> str:
@@ -111,8 +118,13 @@ def _posterior(training: Mapping[str, Any]) -> str:
 
 
 def _after(training: Mapping[str, Any]) -> str:
-    is_drawn = "num_samples" in training and training["scheme"] != "gaussian"
+    is_drawn = "num_rows" not in training and training["scheme"] != "gaussian"
     return f"{training['sample_steps']}" if is_drawn else ""
+
+
+def _long(training: Mapping[str, Any]) -> str:
+    has_long = "num_long_steps" in training
+    return f"{training['num_long_steps']:,} of {training['num_long_chains']:,} chains" if has_long else ""
 
 
 def _chains(chains: Mapping[str, Any]) -> str:
@@ -138,6 +150,7 @@ _FACETS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "Steps of prior chains for each of training": _prior,
     "Steps of posterior chains for each of training": _posterior,
     "Steps of the prior's sampler for draws after training": _after,
+    "Steps by which prior chains go on": _long,
 }
 
 

@@ -16,7 +16,16 @@ from torch import Tensor
 from lamina.models import LatentEBM
 from lamina.trainers import ImageData, TrainConfig, Training, averaged_model, read_checkpoint
 from lamina.trainers.config import from_dict, to_dict
-from lamina.trainers.loop import CHECKPOINT, METRICS, load_training, read_metrics, trained_config, trained_step_size
+from lamina.trainers.evaluation import Budget, Subject
+from lamina.trainers.loop import (
+    CHECKPOINT,
+    METRICS,
+    load_training,
+    read_metrics,
+    trained_config,
+    trained_positions,
+    trained_step_size,
+)
 from lamina.trainers.schemes import GaussianPhase, plan
 
 from .study import Place
@@ -62,6 +71,23 @@ class Trained:
         """Whether they have begun to learn; until then they are zero, and the prior is its base."""
         maker, _ = plan(self.config)[self._state["phase_index"]]
         return maker is not GaussianPhase
+
+    def subject(self, budget: Budget) -> Subject:
+        """What `lamina evaluate` would measure of it, on the usual features and without outliers."""
+        return Subject(
+            model=self.model,
+            baseline=None,
+            config=self.config,
+            data=self.data,
+            device=self.place.device,
+            step_size=self.step_size,
+            positions=trained_positions(self._state),
+            outliers={},
+            features=None,
+            budget=budget,
+            cache=self.folder,
+            show_progress=self.place.show_progress,
+        )
 
     def costs(self) -> dict[str, float]:
         """What training took: seconds, those of the CPU's among them, steps, and rollbacks on the way.

@@ -23,6 +23,7 @@ from lamina.benchmarks.paper.detecting import averaged, together
 from lamina.benchmarks.paper.generation import Generation
 from lamina.benchmarks.paper.jpeg import residue
 from lamina.benchmarks.paper.ood import Ood
+from lamina.benchmarks.paper.prior import Prior
 from lamina.benchmarks.paper.running import Plan, report, run
 from lamina.benchmarks.paper.samples import base_images, prior_images
 from lamina.benchmarks.paper.settings import what_was_run
@@ -30,9 +31,10 @@ from lamina.benchmarks.paper.speed import LEVELS, Speed
 from lamina.benchmarks.paper.study import Cell, Figures, Place, Preset, Study, called, over_seeds
 from lamina.benchmarks.paper.training import config_of, settings_of, stretches, train
 from lamina.samplers import LaminaError, ParameterError
-from lamina.trainers import ImageData, ModelConfig, TrainConfig, Training, preset
+from lamina.trainers import Budget, ImageData, ModelConfig, TrainConfig, Training, measure_run, preset
 from lamina.trainers.data.colour import QUALITY
 from lamina.trainers.data.decoding import compressed
+from lamina.trainers.evaluation import latents as latents_of_priors
 
 
 class Sums(Study):
@@ -298,6 +300,18 @@ def test_a_device_that_is_not_there_is_refused(sums: Sums, tmp_path: Path) -> No
             "*",
             ["frechet/digits/level-10", "reached/digits/published/level-10", "seconds_after_6/digits/default"],
         ),
+        (
+            "prior",
+            "*",
+            [
+                "kernel_joint/digits/published/ebm",
+                "two_sample_layer1/digits/single/shuffled",
+                "nearer_than_base_layer2/digits/published",
+                "mala_accept/digits/published/reference",
+                "displacement_layer1/digits/single",
+                "frechet_after_80/digits/single",
+            ],
+        ),
         ("ablation", "[up]*/seed-0", ["frechet_after_40/usual", "speed_up/amortised", "frechet/posterior/chains"]),
     ],
 )
@@ -451,6 +465,75 @@ def test_training_that_is_lost_keeps_the_stops_before(tmp_path: Path, monkeypatc
     assert found["survived"] == 0
     assert "frechet_after_2" in found
     assert "frechet_after_6" not in found
+
+
+# --- the prior itself ---
+
+
+def test_the_prior_is_measured_as_by_lamina_evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two layers in two stages, with chains that persist; forests would take most of the time."""
+    monkeypatch.setattr(latents_of_priors, "two_sample_accuracy", lambda ours, theirs: ours.mean() - theirs.mean())
+    (joint,) = (cell for cell in Generation().cells("trial", (0,)) if cell.group == "digits/joint")
+    cell = Prior().cells("trial", (0,))[0]
+    cell = replace(cell, settings={**cell.settings, "training": joint.settings["training"]})
+    place = Place(folder=tmp_path, device=torch.device("cpu"), show_progress=False)
+    found = Prior().run(cell, place)
+    names = {"num_held_out": "num_samples", "num_long_steps": "num_long_steps", "num_long_chains": "num_long_chains"}
+    budget = Budget(**{option: cell.settings[name] for name, option in names.items()})
+    reports = measure_run(tmp_path, ("prior", "chains"), budget=budget, show_progress=False)
+    latents, chains = (reports[part]["summary"] for part in ("prior", "chains"))
+    assert len({key for key in found if "_after_" not in key}) == len(latents) + len(chains) + 3 + 4
+    for ours, theirs in (
+        ("kernel_joint/shuffled", latents["kernel_distance/joint/shuffled"]),
+        ("two_sample_layer2/ebm", latents["two_sample_accuracy/layer2/ebm"]),
+        ("kernel_to_reference_layer1/long", chains["kernel_distance/layer1/long"]),
+        ("frechet/data", chains["mlp_frechet_distance/data"]),
+        ("norm_layer2/drawn", chains["norm/layer2/drawn"]),
+        ("relaxation_times_slowest_layer1", chains["relaxation_times_slowest/layer1"]),
+        ("accept/short", chains["accept/short"]),
+        ("energy_after_80", reports["chains"]["long_run"]["energy"][-1]),
+    ):
+        assert found[ours] == theirs
+    assert found["frechet_after_0"] == found["frechet/short"]
+    assert place.features["digits"]["feature_checksum"] == reports["chains"]["feature_checksum"]
+
+
+def test_sets_of_latents_have_lines_of_their_own_and_seeds_are_counted_where_the_ebm_prior_is_nearer() -> None:
+    def one(ebm: float, base: float, shuffled: float) -> Figures:
+        return {
+            "kernel_joint/ebm": ebm,
+            "kernel_joint/base": base,
+            "kernel_joint/shuffled": shuffled,
+            "frechet/long": 10 * ebm,
+            "displacement_layer1": 0.5,
+            "frechet_after_0": 7.0,
+        }
+
+    summary = Prior().summary({"x/joint/seed-0": one(1.0, 4.0, 2.0), "x/joint/seed-1": one(3.0, 5.0, 2.0)})
+    assert summary["kernel_joint/x/joint/ebm"] == 2
+    assert summary["kernel_joint/x/joint/shuffled/sd"] == 0
+    assert summary["displacement_layer1/x/joint"] == 0.5
+    assert summary["nearer_than_base_joint/x/joint"] == 2
+    assert summary["nearer_than_shuffled_joint/x/joint"] == 1
+    assert not any(key.startswith("nearer_than_base_layer") for key in summary)
+    cells = [[cell.strip() for cell in line.split("|")] for line in Prior().table(summary).splitlines()]
+    assert ["", "x/joint/long", "20 ± 14", *"------", ""] in cells
+    assert ["", "x/joint/base", "4.5 ± 0.71", *"-----", ""] in cells
+
+
+def test_models_of_the_prior_study_are_those_of_generation() -> None:
+    theirs = {cell.group: cell.settings.get("training") for cell in Generation().cells("cpu", (0,))}
+    ours = {cell.group: cell.settings for cell in Prior().cells("cpu", (0,))}
+    assert list(ours) == [f"mnist/{group}" for group in ("joint", "single", "joint-mle", "published")]
+    for group, settings in ours.items():
+        assert settings["training"] == theirs[group]
+        assert settings["num_long_chains"] <= settings["training"]["batch_size"]
+    told = what_was_run({"settings": {"cells": ours}, "seeds": [0]})
+    assert told[0] == "Data: `mnist` (28x28); 5,000 held-out images."
+    assert told[-3:-1] == [
+        "Steps of the prior's sampler for draws after training: 100; 60 (`mnist/published`).",
+        "Steps by which prior chains go on: 2,500 of 100 chains.",
+    ]
 
 
 # --- sets and classes that a study was not made with ---
