@@ -13,10 +13,19 @@ from torch import Tensor
 from lamina.samplers import progress
 from lamina.trainers import ImageData, ModelConfig, TrainConfig, preset
 from lamina.trainers.data import posed, split_pose
-from lamina.trainers.evaluation import Combination, Detection, Scorer, Typicality, detection
+from lamina.trainers.evaluation import (
+    Choice,
+    Combination,
+    Detection,
+    Scorer,
+    Typicality,
+    choose,
+    damaged_sets,
+    detection,
+)
 from lamina.trainers.evaluation.measures import Array
 
-from .study import Cell, Place, Preset
+from .study import Cell, Place, Preset, called
 from .training import Trained, config_of, settings_of, train
 
 _Scores: TypeAlias = Mapping[str, Mapping[str, Array]]
@@ -29,6 +38,18 @@ _BATCH = 500
 _FITS = "fits"
 _NUM_FITS = 2000
 _SEED = 4_000_037
+_DAMAGE_SEED = 5_000_011
+
+NUM_ROWS = 4000
+"""Of every set, where other sets are told apart; held-out images are cut into two halves, see `Halves`."""
+
+GREY: tuple[str, Sequence[str]] = ("fashion-mnist", ("mnist", "kmnist", "notmnist", "omniglot"))
+"""What is learnt, and what is told from it."""
+
+TINY: tuple[str, Sequence[str]] = ("digits-without-1", ("digits-only-1",))
+"""The same for the preset trial."""
+
+_SHORT = {"fashion-mnist": "fmnist"}
 
 
 class Member(NamedTuple):
@@ -168,6 +189,67 @@ class Ensemble:
         for member in self.members:
             views.setdefault(_pose(member), []).append(_scores_by(member, sets, draws))
         return list(views.values())
+
+
+class Halves(NamedTuple):
+    """Held-out images for a score that is picked without outliers.
+
+    Attributes:
+        seen: What the rule sees, (N, *image).
+        damaged: The same, damaged, by kind; see `lamina.trainers.evaluation.damaged_sets`.
+        kept: What outliers are told from, (M, *image).
+    """
+
+    seen: Tensor
+    damaged: Mapping[str, Tensor]
+    kept: Tensor
+
+    @staticmethod
+    def of(data: ImageData, cell: Cell) -> Halves:
+        """Of a data set's images for testing, as many as the cell has rows."""
+        num = cell.settings["num_rows"]
+        seen, kept = data.test[: num // 2], data.test[num // 2 : num]
+        generator = torch.Generator().manual_seed(cell.seed + _DAMAGE_SEED)
+        damaged = damaged_sets(seen, generator=generator)
+        return Halves(seen, {f"damaged {kind}": rows for kind, rows in damaged.items()}, kept)
+
+    def sets(self, foreign: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All that is scored: "ours", seen by the rule, "theirs", which are kept, damaged ones and outliers."""
+        return {"ours": self.seen, "theirs": self.kept, **self.damaged, **self.equal(foreign)}
+
+    def equal(self, foreign: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outliers, no more of each set than of images that are kept."""
+        return {name: rows[: len(self.kept)] for name, rows in foreign.items()}
+
+    def chosen(self, scores: Mapping[str, Mapping[str, Array]]) -> Choice:
+        """What the rule picks by scores of `sets`."""
+        return choose(scores["ours"], {kind: scores[kind] for kind in self.damaged})
+
+
+def foreign_sets(cell: Cell, place: Place) -> dict[str, Tensor]:
+    """The outliers that a cell names, (N, *image) of each.
+
+    Args:
+        cell: Its settings hold "trainings", "outliers" and "num_rows".
+        place: Of the cell.
+
+    Raises:
+        DataError: If a set is not found.
+        ParameterError: If it cannot serve.
+    """
+    num = cell.settings["num_rows"]
+    data = place.load(cell.settings["trainings"][0]["data"])
+    found = {}
+    for name in cell.settings["outliers"]:
+        others = place.load(name)
+        data.check_outliers(others)
+        found[name] = others.outliers(num - num // 2)
+    return found
+
+
+def short(name: str) -> str:
+    """A data set as part of the names of groups and figures."""
+    return _SHORT.get(name, called(name))
 
 
 def together(views: Views) -> dict[str, dict[str, Array]]:

@@ -8,29 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-import torch
-from torch import Tensor
+from lamina.trainers.evaluation import detection, detections, share_without_number
 
-from lamina.trainers import ImageData
-from lamina.trainers.evaluation import choose, damaged_sets, detection, detections, share_without_number
-
-from .detecting import SCALES, Ensemble
+from .detecting import GREY, NUM_ROWS, SCALES, TINY, Ensemble, Halves, foreign_sets, short
 from .jpeg import residue
 from .pictures import bars
-from .study import Cell, Figures, Place, Preset, Study, called, table_of, with_spreads
-
-_SHORT = {"fashion-mnist": "fmnist"}
+from .study import Cell, Figures, Place, Preset, Study, table_of, with_spreads
 
 _PAIRS: Mapping[Preset, Sequence[tuple[str, Sequence[str]]]] = {
-    "cpu": (("fashion-mnist", ("mnist", "kmnist", "notmnist", "omniglot")),),
-    "gpu": (("fashion-mnist", ("mnist", "kmnist", "notmnist", "omniglot")), ("cifar10", ("mnist-colour",))),
-    "trial": (("digits-without-1", ("digits-only-1",)),),
+    "cpu": (GREY,),
+    "gpu": (GREY, ("cifar10", ("mnist-colour",))),
+    "trial": (TINY,),
 }
-
-_NUM_ROWS = 4000
-"""Of every set; held-out images are cut into those that the rule sees and those that are told apart."""
-
-_DAMAGE_SEED = 5_000_011
 
 
 class Ood(Study):
@@ -73,12 +62,12 @@ class Ood(Study):
         scale = SCALES[preset]
         own = [
             Cell(
-                group=_called(data),
+                group=short(data),
                 seed=seed,
                 settings={
                     "trainings": scale.trainings(data),
                     "outliers": list(outliers),
-                    "num_rows": min(scale.num_rows, _NUM_ROWS),
+                    "num_rows": min(scale.num_rows, NUM_ROWS),
                 },
             )
             for seed in seeds
@@ -89,7 +78,7 @@ class Ood(Study):
         return [
             replace(
                 cell,
-                group=f"{cell.group}/{_called(name)}",
+                group=f"{cell.group}/{short(name)}",
                 settings={**cell.settings, "outliers": [name]},
                 trained_by=cell,
             )
@@ -99,25 +88,20 @@ class Ood(Study):
 
     def run(self, cell: Cell, place: Place) -> Figures:
         """See `Study.run`; outliers that cannot be had are refused before anything is trained."""
-        num = cell.settings["num_rows"]
-        data = place.load(cell.settings["trainings"][0]["data"])
-        foreign = {name: _outliers(place.load(name), data, num - num // 2) for name in cell.settings["outliers"]}
+        foreign = foreign_sets(cell, place)
         ensemble = Ensemble.trained(cell, place)
-        ours, theirs = ensemble.data.test[: num // 2], ensemble.data.test[num // 2 : num]
-        generator = torch.Generator().manual_seed(cell.seed + _DAMAGE_SEED)
-        damaged = {f"damaged {kind}": rows for kind, rows in damaged_sets(ours, generator=generator).items()}
-        foreign = {name: rows[: len(theirs)] for name, rows in foreign.items()}
-        scores = ensemble.scores({"ours": ours, "theirs": theirs, **damaged, **foreign})
-        choice = choose(scores["ours"], {kind: scores[kind] for kind in damaged})
+        halves = Halves.of(ensemble.data, cell)
+        scores = ensemble.scores(halves.sets(foreign))
+        choice = halves.chosen(scores)
         figures = {f"picked/{choice.score}": 1.0, "worst_damaged": choice.worst, **ensemble.costs()}
         for name in foreign:
             found = detections(scores["theirs"], scores[name])
-            other = _called(name)
+            other = short(name)
             figures[f"without_number/{other}"] = share_without_number(scores[name])
             figures |= {f"{measure}/{other}": value for measure, value in found[choice.score]._asdict().items()}
             figures |= {f"auroc_by/{other}/{score}": one.auroc for score, one in found.items()}
-            if len(theirs[0]) == 3:
-                control = detection(residue(theirs), residue(foreign[name]))
+            if len(halves.kept[0]) == 3:
+                control = detection(residue(halves.kept), residue(halves.equal(foreign)[name]))
                 figures[f"auroc_by/{other}/jpeg-alone"] = control.auroc
         return figures
 
@@ -157,13 +141,3 @@ class Ood(Study):
     def pictures(self, summary: Mapping[str, float]) -> Mapping[str, Callable[[Path], None]]:
         """See `Study.pictures`."""
         return {"auroc.png": partial(bars, summary, "auroc")}
-
-
-def _called(name: str) -> str:
-    """A data set as part of the names of groups and figures."""
-    return _SHORT.get(name, called(name))
-
-
-def _outliers(found: ImageData, data: ImageData, num: int) -> Tensor:
-    data.check_outliers(found)
-    return found.outliers(num)
