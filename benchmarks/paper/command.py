@@ -15,6 +15,7 @@ from .ablation import Ablation
 from .anomaly import Anomaly
 from .factors import Factors
 from .generation import Generation
+from .ladder import Ladder
 from .ood import Ood
 from .prior import Prior
 from .running import Plan, report, run
@@ -23,7 +24,8 @@ from .study import Preset, Study
 from .swap import Swap
 
 STUDIES: Mapping[str, Study] = {
-    study.name: study for study in (Anomaly(), Factors(), Ood(), Generation(), Prior(), Speed(), Swap(), Ablation())
+    study.name: study
+    for study in (Anomaly(), Factors(), Ood(), Ladder(), Generation(), Prior(), Speed(), Swap(), Ablation())
 }
 """Every study by name."""
 

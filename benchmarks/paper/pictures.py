@@ -57,3 +57,35 @@ def curves(series: Mapping[str, Mapping[float, float]], labels: Sequence[str], p
     axes.tick_params(labelsize=7)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     picture.savefig(path)
+
+
+def panels(
+    series: Mapping[str, Mapping[str, Mapping[int, float]]], labels: Sequence[str], path: Path, *, num_columns: int
+) -> None:
+    """Draw lines over whole numbers, a panel for each group, all with the same two axes.
+
+    Args:
+        series: Values by whole number, for each line of each panel; lines of one name are alike in all of them.
+        labels: Of the two axes.
+        path: Picture to write, png.
+        num_columns: Panels beside each other.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+    """
+    num_rows = -(-len(series) // num_columns)
+    picture = _figure(1.8 * num_columns + 1.4, 1.7 * num_rows + 0.3)
+    grid = picture.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False).flat
+    names = list(dict.fromkeys(name for lines in series.values() for name in lines))
+    handles = {}
+    for axes, (title, lines) in zip(grid, series.items(), strict=False):
+        for name, values in lines.items():
+            style = {"color": f"C{names.index(name)}", "marker": "o", "markersize": 3, "linewidth": 1}
+            (handles[name],) = axes.plot(list(values), list(values.values()), **style)
+        axes.set_title(title, fontsize=8)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.tick_params(labelsize=7)
+    picture.supxlabel(labels[0], fontsize=8)
+    picture.supylabel(labels[1], fontsize=8)
+    picture.legend(handles.values(), handles.keys(), fontsize=7, loc="outside right center")
+    picture.savefig(path)

@@ -81,6 +81,20 @@ def _networks(training: Mapping[str, Any]) -> str:
     return f"{_IMAGES[model['images']]}, {_sizes(model['hidden'])} hidden units{width}, sigma {model['sigma']:g}"
 
 
+def _inference(training: Mapping[str, Any]) -> str:
+    is_ladder = training["model"]["inference"] == "ladder"
+    return "a ladder, up with the image and down with the base prior" if is_ladder else ""
+
+
+def _divergence(training: Mapping[str, Any]) -> str:
+    parts = []
+    if training["free_nats"]:
+        parts.append(f"{training['free_nats']:g} nats free for each layer")
+    if training["kl_warmup"]:
+        parts.append(f"weight from zero to one over the first {training['kl_warmup']:.0%} of a stage")
+    return "; ".join(parts)
+
+
 def _latents(training: Mapping[str, Any]) -> str:
     return " + ".join(_sizes(one, "x") if isinstance(one, list) else f"{one}" for one in training["model"]["latents"])
 
@@ -143,9 +157,11 @@ def _sizes(sizes: Sequence[int], between: str = "-") -> str:
 _FACETS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "Learning": _scheme,
     "Networks": _networks,
+    "Inference model": _inference,
     "Latents": _latents,
     "Energies": _energies,
     "Training steps": _steps,
+    "Divergence from the base prior": _divergence,
     "Learning rates": _rates,
     "Steps of prior chains for each of training": _prior,
     "Steps of posterior chains for each of training": _posterior,

@@ -536,6 +536,64 @@ def test_models_of_the_prior_study_are_those_of_generation() -> None:
     ]
 
 
+# --- ladders ---
+
+
+def test_a_ladder_is_scored_at_every_k_with_the_prior_and_without(tmp_path: Path) -> None:
+    command = ["paper", "ladder", "--preset", "trial", "--only", "*/layers-3/*", "--out", str(tmp_path)]
+    assert main(command) == 0
+    content = stored(tmp_path, "ladder")
+    summary, page = content["summary"], (tmp_path / "ladder.md").read_text()
+    scores = {key.rpartition("/")[2] for key in summary if key.startswith("auroc/layers-3-digits-only-1/")}
+    own = {f"{kind}>{k}" for kind in ("bound", "joint") for k in range(3)}
+    assert scores == own | {f"{kind}>{k}" for kind in ("ratio", "joint-ratio") for k in (1, 2)} | {"picked"}
+    (picked,) = (key.rpartition("/")[2] for key in summary if key.startswith("picked/layers-3/"))
+    for measure in ("auroc", "auprc", "fpr80"):
+        found = {score: summary[f"{measure}/layers-3-digits-only-1/{score}"] for score in scores}
+        assert all(0 <= value <= 1 for value in found.values())
+        assert found["picked"] == found[picked]
+    assert {f"kl/layers-3/{layer}" for layer in (1, 2, 3)} <= summary.keys()
+    assert content["data"].keys() == {"digits-without-1", "digits-only-1"}
+    assert "Inference model: a ladder, up with the image and down with the base prior." in page
+    assert (
+        "Divergence from the base prior: 2 nats free for each layer; weight from zero to one over the first 20%" in page
+    )
+    assert (tmp_path / "pictures" / "ladder-auroc.png").exists()
+    assert main([*command, "--report"]) == 0
+    assert (tmp_path / "ladder.md").read_text() == page
+
+
+def test_a_ladder_has_three_layers_or_five_that_all_enter_the_generator() -> None:
+    for preset_name in ("cpu", "gpu", "trial"):
+        cells = STUDIES["ladder"].cells(preset_name, (0,))
+        trainings = [config_of(cell.settings["trainings"][0], 0) for cell in cells]
+        assert [cell.group.rpartition("/")[2] for cell in cells] == ["layers-3", "layers-5"]
+        assert [len(training.model.latents) for training in trainings] == [3, 5]
+        assert {(training.model.images, training.model.inference) for training in trainings} == {("ladder", "ladder")}
+
+
+def test_figures_of_a_ladder_are_by_depth_other_set_score_and_k() -> None:
+    def found(auroc: float, picked: str) -> Figures:
+        return {"auroc/kmnist/ratio>2": auroc, f"picked/{picked}": 1.0, "kl/5": auroc * 2, "without_number/kmnist": 0.0}
+
+    rows = {f"fmnist/layers-5/seed-{seed}": found(0.5 + seed / 4, f"joint>{seed // 2}") for seed in (0, 1, 2)}
+    study = STUDIES["ladder"]
+    summary = study.summary({**rows, "fmnist/layers-3/seed-0": {"auroc/kmnist/ratio>2": 0.25}})
+    assert summary["auroc/layers-5-kmnist/ratio>2"] == 0.75
+    assert summary["auroc/layers-5-kmnist/ratio>2/sd"] == 0.25
+    assert summary["auroc/layers-3-kmnist/ratio>2"] == 0.25
+    assert summary["kl/layers-5/5"] == 1.5
+    assert summary["without_number/layers-5-kmnist"] == 0
+    assert {key: value for key, value in summary.items() if "picked" in key} == {
+        "picked/layers-5/joint>0": 2.0,
+        "picked/layers-5/joint>1": 1.0,
+    }
+    table = study.table(summary)
+    assert "by layers-5 `joint>0` for 2 seeds; by layers-5 `joint>1` for 1 seeds." in table
+    assert "| layers-5/ratio>2 | 0.75 ± 0.25 |" in table
+    assert "| layers-5 | 1.5 ± 0.5 |" in table
+
+
 # --- sets and classes that a study was not made with ---
 
 
