@@ -129,9 +129,7 @@ class Generation(Study):
         "on CIFAR-10: `cut/DATA/gaussian` and `cut/DATA/single`.",
         "The published procedure has its own steps, step sizes, starts, learning rates, Adam's betas and sigma here, "
         "on our networks in the preset cpu; it gets over twice the seconds of ours there (`share/DATA/published`), far "
-        "less than its 101 epochs take. Rows of it from before December 2026 are of 600 steps, with rates that fall in "
-        "the end, betas (.9, .99) for energies, and samples from the base prior. Since then rates stay, betas are (.9, "
-        ".999), samples start from noise, and it has 800 steps, which have become faster; the study `speed` has it so.",
+        "less than its 101 epochs take. The study `speed` has it so as well.",
         "Images of the training split (`training-images`) say what the distance is of samples without any fault. It is "
         "not zero: the features were learnt on that split.",
         "The concatenated form stands on the conditional hierarchy; that of the ICCV 2023 paper on independent layers, "
