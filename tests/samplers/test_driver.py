@@ -515,7 +515,7 @@ def test_what_is_stored_is_stored_once(engine: EngineName) -> None:
 
     stored(10)
     with PeakMemory(torch.device("cpu")) as peak:
-        result = stored(500)
+        result = stored(2000)  # 183 MiB, beside which it is little what an allocator keeps for later
     tensors = [result.draws, *result.info.values()]
     assert peak.mib < 1.5 * sum(tensor.nbytes for tensor in tensors) / 2**20  # type: ignore[union-attr]
 
