@@ -25,7 +25,7 @@ from lamina.trainers.evaluation import (
 )
 from lamina.trainers.evaluation.measures import Array
 
-from .study import Cell, Place, Preset, called
+from .study import Cell, Place, Preset, called, with_spreads
 from .training import Trained, config_of, settings_of, train
 
 _Scores: TypeAlias = Mapping[str, Mapping[str, Array]]
@@ -48,6 +48,13 @@ GREY: tuple[str, Sequence[str]] = ("fashion-mnist", ("mnist", "kmnist", "notmnis
 
 TINY: tuple[str, Sequence[str]] = ("digits-without-1", ("digits-only-1",))
 """The same for the preset trial."""
+
+PICKED = "picked"
+"""Starts the keys of what the rule picks."""
+
+WITHOUT_NUMBER = (
+    "`without_number` is the share of images that some score has no number for, and which count as outlying as can be."
+)
 
 _SHORT = {"fashion-mnist": "fmnist"}
 
@@ -250,6 +257,22 @@ def foreign_sets(cell: Cell, place: Place) -> dict[str, Tensor]:
 def short(name: str) -> str:
     """A data set as part of the names of groups and figures."""
     return _SHORT.get(name, called(name))
+
+
+def over_seeds_with_picks(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """How often the rule picked what, `picked/GROUP/SCORE`; of all other figures means, and deviations as `/sd`.
+
+    Args:
+        values: Of seeds, by key.
+    """
+    counts = {key: float(len(found)) for key, found in values.items() if key.startswith(f"{PICKED}/")}
+    return counts | with_spreads({key: found for key, found in values.items() if key not in counts})
+
+
+def told_picks(summary: Mapping[str, float], before: str) -> str:
+    """Which score was picked for how many seeds, in words, with a preposition before each group."""
+    picks = [(*key.split("/")[1:], count) for key, count in summary.items() if key.startswith(f"{PICKED}/")]
+    return "; ".join(f"{before} {group} `{score}` for {count:.0f} seeds" for group, score, count in picks)
 
 
 def together(views: Views) -> dict[str, dict[str, Array]]:

@@ -15,17 +15,31 @@ from lamina.trainers.evaluation import Detection, detections, share_without_numb
 from lamina.trainers.evaluation.hierarchy import kl_per_layer
 from lamina.trainers.evaluation.measures import Array
 
-from .detecting import DRAWS, GREY, NUM_ROWS, TINY, Draws, Ensemble, Halves, Member, Scale, foreign_sets, short
+from .detecting import (
+    DRAWS,
+    GREY,
+    NUM_ROWS,
+    PICKED,
+    TINY,
+    WITHOUT_NUMBER,
+    Draws,
+    Ensemble,
+    Halves,
+    Member,
+    Scale,
+    foreign_sets,
+    over_seeds_with_picks,
+    short,
+    told_picks,
+)
 from .pictures import panels
-from .study import Cell, Figures, Place, Preset, Study, table_of, with_spreads
+from .study import Cell, Figures, Place, Preset, Study, table_of
 from .training import Trained
 
 _MEASURES = Detection._fields
 
 _KINDS = ("bound", "ratio", "joint", "joint-ratio")
 """L^{>k} and LLR^{>k} of the base prior alone; Equation 20 and its ratio, of the EBM prior."""
-
-_PICKED = "picked"
 
 _DIVERGENCE_SEED = 6_000_011
 
@@ -131,7 +145,7 @@ class Ladder(Study):
         scores = {name: _hierarchical(values) for name, values in found.items()}
         choice = halves.chosen(scores)
         figures = {
-            f"{_PICKED}/{choice.score}": 1.0,
+            f"{PICKED}/{choice.score}": 1.0,
             "worst_damaged": choice.worst,
             **_divergences(ensemble.members[0], halves),
             **ensemble.costs(),
@@ -139,7 +153,7 @@ class Ladder(Study):
         for name in foreign:
             by_score = detections(scores["theirs"], scores[name])
             figures[f"without_number/{short(name)}"] = share_without_number(scores[name])
-            for score, one in {**by_score, _PICKED: by_score[choice.score]}.items():
+            for score, one in {**by_score, PICKED: by_score[choice.score]}.items():
                 figures |= {f"{measure}/{short(name)}/{score}": value for measure, value in one._asdict().items()}
         return figures
 
@@ -155,16 +169,12 @@ class Ladder(Study):
                 measure, *rest = figure.split("/")
                 group = f"{layers}-{rest.pop(0)}" if measure in (*_MEASURES, "without_number") else layers
                 values.setdefault("/".join((measure, group, *rest)), []).append(value)
-        counts = {key: float(len(found)) for key, found in values.items() if key.startswith(f"{_PICKED}/")}
-        return counts | with_spreads({key: found for key, found in values.items() if key not in counts})
+        return over_seeds_with_picks(values)
 
     def table(self, summary: Mapping[str, float]) -> str:
         """See `Study.table`: what was picked, what each layer is used for, and each measure by depth, score and k."""
-        picked = [(*key.split("/")[1:], value) for key, value in summary.items() if key.startswith(f"{_PICKED}/")]
-        said = "; ".join(f"by {layers} `{score}` for {count:.0f} seeds" for layers, score, count in picked)
         parts = [
-            f"Picked without outliers, `{_PICKED}` below: {said}. `without_number` is the share of images that some "
-            "score has no number for, and which count as outlying as can be.",
+            f"Picked without outliers, `{PICKED}` below: {told_picks(summary, 'by')}. {WITHOUT_NUMBER}",
             table_of(summary, ("without_number",)),
             "Divergence from the base prior by layer, in nats:",
             _by_first(_by_layer(summary)),
@@ -178,7 +188,7 @@ class Ladder(Study):
         series: dict[str, dict[str, dict[int, float]]] = {}
         for key, value in summary.items():
             measure, group, *rest = key.split("/")
-            if measure == "auroc" and rest != [_PICKED] and rest[-1] != "sd":
+            if measure == "auroc" and rest != [PICKED] and rest[-1] != "sd":
                 kind, _, k = rest[0].partition(">")
                 series.setdefault(group, {}).setdefault(kind, {})[int(k)] = value
         num_columns = len({_parted(group)[1] for group in series})

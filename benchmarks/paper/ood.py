@@ -10,10 +10,23 @@ from typing import ClassVar
 
 from lamina.trainers.evaluation import detection, detections, share_without_number
 
-from .detecting import GREY, NUM_ROWS, SCALES, TINY, Ensemble, Halves, foreign_sets, short
+from .detecting import (
+    GREY,
+    NUM_ROWS,
+    PICKED,
+    SCALES,
+    TINY,
+    WITHOUT_NUMBER,
+    Ensemble,
+    Halves,
+    foreign_sets,
+    over_seeds_with_picks,
+    short,
+    told_picks,
+)
 from .jpeg import residue
 from .pictures import bars
-from .study import Cell, Figures, Place, Preset, Study, table_of, with_spreads
+from .study import Cell, Figures, Place, Preset, Study, table_of
 
 _PAIRS: Mapping[Preset, Sequence[tuple[str, Sequence[str]]]] = {
     "cpu": (GREY,),
@@ -93,7 +106,7 @@ class Ood(Study):
         halves = Halves.of(ensemble.data, cell)
         scores = ensemble.scores(halves.sets(foreign))
         choice = halves.chosen(scores)
-        figures = {f"picked/{choice.score}": 1.0, "worst_damaged": choice.worst, **ensemble.costs()}
+        figures = {f"{PICKED}/{choice.score}": 1.0, "worst_damaged": choice.worst, **ensemble.costs()}
         for name in foreign:
             found = detections(scores["theirs"], scores[name])
             other = short(name)
@@ -118,13 +131,10 @@ class Ood(Study):
                 measure, _, rest = figure.partition("/")
                 joint = "-" if measure in ("auroc", "auprc", "fpr80", "auroc_by", "without_number") else "/"
                 values.setdefault(f"{measure}/{group}{joint}{rest}" if rest else f"{measure}/{group}", {})[seed] = value
-        counts = {key: float(len(found)) for key, found in values.items() if key.startswith("picked/")}
-        return counts | with_spreads({key: [*found.values()] for key, found in values.items() if key not in counts})
+        return over_seeds_with_picks({key: [*found.values()] for key, found in values.items()})
 
     def table(self, summary: Mapping[str, float]) -> str:
         """See `Study.table`: what was picked, its figures, and the AUROC of every score."""
-        picked = [(*key.split("/")[1:], value) for key, value in summary.items() if key.startswith("picked/")]
-        said = "; ".join(f"on {group} `{score}` for {count:.0f} seeds" for group, score, count in picked)
         by_score: dict[str, float] = {}
         for key, value in summary.items():
             if key.startswith("auroc_by/"):  # auroc_by/PAIR/SCORE, where a score may have a k of its own
@@ -133,8 +143,7 @@ class Ood(Study):
         pairs = list(dict.fromkeys(key.partition("/")[0] for key in by_score))
         first = table_of(summary, ("auroc", "auprc", "fpr80", "without_number"))
         return (
-            f"Picked without outliers: {said}. `without_number` is the share of images that some score has no number "
-            f"for, and which count as outlying as can be.\n\n{first}\n\n"
+            f"Picked without outliers: {told_picks(summary, 'on')}. {WITHOUT_NUMBER}\n\n{first}\n\n"
             f"AUROC of every score:\n\n{table_of(by_score, pairs)}"
         )
 
