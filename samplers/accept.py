@@ -100,7 +100,7 @@ def where_chains_can_stand(proposed: StateT, current: StateT) -> StateT:
 def _all_finite(state: StateLike) -> bool:
     """Whether a look tells that all numbers are finite: where their sums are."""
     for field in cast(tuple[Tensor, ...], state):
-        if field.is_floating_point() and not math.isfinite(field.sum()):
+        if field.is_floating_point() and not math.isfinite(field if field.numel() == 1 else field.sum()):
             return False
     return True
 
@@ -121,7 +121,7 @@ def log_ratio(current: Tensor, proposed: Tensor, kinetic_change: Tensor) -> Tens
 
 def energy_drop(current: Tensor, proposed: Tensor) -> Tensor:
     """By how much energies are lower where a chain might go, columns (C, 1), in float64."""
-    return current.double() - proposed.double()
+    return current.double() - proposed  # which is widened as well
 
 
 def half_square(r: Tensor) -> Tensor:

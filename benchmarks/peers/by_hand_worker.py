@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from lamina.samplers.native import build
 
 from .problems import PROBLEMS, starts
-from .protocol import NUM_LEAPFROG_STEPS, Case, Sampler, UnsupportedError, serve
+from .protocol import MAX_TREE_DEPTH, NUM_LEAPFROG_STEPS, PERSISTENCE, Case, Sampler, UnsupportedError, serve
 
-ALGORITHMS = ("hmc", "mala", "ula")
+ALGORITHMS = ("hmc", "mala", "ula", "barker", "ghmc", "nuts")
 DENSITIES: Mapping[str, str] = {"gauss2": "Gaussian", "banana": "Banana", "ring8": "Ring"}
 """Names in `by_hand.cpp` of the problems."""
 
-_KEYS = (5, 0, 5, 1)
+_SEED = 5
+_KEYS = tuple(word for kind in range(3) for word in (_SEED, kind))
 _MOST_LANES = 32
 
 
@@ -45,6 +46,8 @@ def source(case: Case) -> str:
             f"#define ALGORITHM {case.algorithm}",
             f"#define DENSITY {DENSITIES[case.problem]}",
             f"#define NUM_LEAPFROG_STEPS {NUM_LEAPFROG_STEPS}",
+            f"#define MAX_TREE_DEPTH {MAX_TREE_DEPTH}",
+            f"#define PERSISTENCE {PERSISTENCE}f",
             resources.files("lamina.samplers.native").joinpath("runtime.hpp").read_text(),
             Path(__file__).with_name("by_hand.cpp").read_text(encoding="utf-8"),
         )
@@ -57,11 +60,12 @@ class _ByHand:
     def __init__(self, case: Case) -> None:
         self.num_steps, self.engine = case.num_steps, "a program written by hand"
         problem = PROBLEMS[case.problem]
-        self._step_size = problem.leapfrog_step if case.algorithm == "hmc" else problem.langevin(case.algorithm)
+        has_momentum = case.algorithm in ("hmc", "ghmc", "nuts")
+        self._step_size = problem.leapfrog_step if has_momentum else problem.langevin(case.algorithm)
         self._num_chains, self._steps = case.num_chains, 0
         spare = -case.num_chains % _MOST_LANES
-        columns = np.ascontiguousarray(starts(case.problem, case.num_chains).T)
-        self._columns = np.pad(columns, ((0, 0), (0, spare)), mode="edge")
+        momenta = np.random.default_rng(_SEED).standard_normal((2, case.num_chains), dtype=np.float32)
+        self._columns = np.pad([*starts(case.problem, case.num_chains).T, *momenta], ((0, 0), (0, spare)), mode="edge")
         self._function = build.load(source(case)).run
         self._function.restype = None
 
@@ -72,7 +76,7 @@ class _ByHand:
     def _advance(self, num_steps: int) -> float:
         moves = np.zeros(self._columns.shape[1], dtype=np.int32)
         self._function(
-            *(ctypes.c_void_p(column.ctypes.data) for column in (*self._columns, moves)),
+            *(ctypes.c_void_p(array.ctypes.data) for array in (self._columns, moves)),
             (ctypes.c_uint32 * len(_KEYS))(*_KEYS),
             *map(ctypes.c_int64, (len(moves), self._steps, self._steps + num_steps)),
             ctypes.c_float(self._step_size),
@@ -82,7 +86,7 @@ class _ByHand:
 
     def position(self) -> NDArray[np.float32]:
         """See `protocol.Sampler`."""
-        return np.ascontiguousarray(self._columns[:, : self._num_chains].T)
+        return np.ascontiguousarray(self._columns[:2, : self._num_chains].T)
 
     def draws(self, num_draws: int) -> NDArray[np.float32]:
         """See `protocol.Sampler`."""

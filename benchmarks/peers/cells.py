@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -116,7 +117,7 @@ def _all(scale: float) -> list[Cell]:
     return [
         *(_speed(*names, scale) for names in _speed_names()),
         *(_first(problem) for problem in PLANE),
-        *(Cell("threads", make_case("hmc", problem, _LARGE, scale), (LAMINA, TWO_THREADS)) for problem in PLANE),
+        *(_threads(*names, scale) for names in itertools.product(("hmc", "mala", "ula"), PLANE)),
         Cell("memory", make_case("hmc", "gauss2", _LARGE, scale), (LAMINA,)),
     ]
 
@@ -143,7 +144,7 @@ def _speed(algorithm: str, problem: str, num_chains: int, scale: float) -> Cell:
         EAGER: is_eager,
         GRADIENT: problem == "gauss2" and num_chains in (1, 10_000) and algorithm == "hmc",
         **dict.fromkeys((COMPILE, BFLOAT16, PRODUCTS), is_network),
-        BY_HAND: algorithm in ("hmc", "mala", "ula") and problem in PLANE and num_chains >= 1_000,
+        BY_HAND: problem in PLANE and num_chains >= 1_000,
     }
     names = (LAMINA, *(name for name, takes_part in extra.items() if takes_part), *PEERS)
     return Cell("speed", make_case(algorithm, problem, num_chains, scale), names)
@@ -152,6 +153,10 @@ def _speed(algorithm: str, problem: str, num_chains: int, scale: float) -> Cell:
 def _first(problem: str) -> Cell:
     case = replace(make_case("hmc", problem, 1_000), num_steps=FIRST_STEPS, num_looped_steps=FIRST_STEPS)
     return Cell("first", case, (LAMINA, *PEERS))
+
+
+def _threads(algorithm: str, problem: str, scale: float) -> Cell:
+    return Cell("threads", make_case(algorithm, problem, _LARGE, scale), (LAMINA, TWO_THREADS))
 
 
 def _round(number: float) -> int:

@@ -169,7 +169,17 @@ def test_our_own_worker_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(build.find_compiler() is None, reason="needs a C++ compiler")
-@pytest.mark.parametrize(("algorithm", "problem"), [("hmc", "gauss2"), ("mala", "banana"), ("ula", "ring8")])
+@pytest.mark.parametrize(
+    ("algorithm", "problem"),
+    [
+        ("hmc", "gauss2"),
+        ("mala", "banana"),
+        ("ula", "ring8"),
+        ("barker", "banana"),
+        ("ghmc", "ring8"),
+        ("nuts", "banana"),
+    ],
+)
 def test_programs_written_by_hand_draw_as_ours_do(algorithm: str, problem: str) -> None:
     """By the checks of the measurement, a false alarm in a million each; 90 chains leave lanes to spare."""
     case = replace(make_case(algorithm, problem, 90), num_steps=1)
