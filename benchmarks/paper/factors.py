@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from lamina.trainers import preset
+from lamina.trainers.config import Scheme
 from lamina.trainers.evaluation.measures import Array
 
 from .anomaly import SCORE
@@ -53,12 +54,12 @@ class _Choice(NamedTuple):
 
     Attributes:
         networks: Fields of `ModelConfig`.
-        is_joint: Whether all is learnt at once.
+        scheme: By which everything is learnt.
         draws: At test time.
     """
 
     networks: Mapping[str, Any] = MappingProxyType({})
-    is_joint: bool = False
+    scheme: Scheme = "two-stage"
     draws: Draws = DRAWS
 
 
@@ -68,7 +69,10 @@ _CHOICES: Mapping[str, _Choice] = {
     "sigma/1": _Choice({"sigma": 1.0}),
     "latents/5+3": _Choice({"latents": (5, 3)}),
     "latents/20+12": _Choice({"latents": (20, 12)}),
-    "training/joint": _Choice(is_joint=True),
+    "capacity/200": _Choice({"hidden": (200, 200), "energy_hidden": (200, 200)}),
+    "capacity/1000": _Choice({"hidden": (1000, 1000), "energy_hidden": (800, 800, 800)}),
+    "training/joint": _Choice(scheme="joint-variational"),
+    "training/joint-mle": _Choice(scheme="joint-mle", draws=Draws(num=1, num_steps=200)),
     "chains/30": _Choice(draws=Draws(num=1, num_steps=30)),
     "chains/from-prior": _Choice(draws=Draws(num=1, num_steps=30, from_prior=True)),
 }
@@ -83,8 +87,8 @@ class Factors(Study):
     name = "factors"
     title = "what finding a digit that training never saw hangs on: sigma, sizes, joint training, chains, weights"
     question = (
-        "What do the scale of the likelihood, the number of latents, joint training, posterior chains at test time and "
-        "the weight of the image beside the latents do for finding a digit that training never saw?"
+        "What do the scale of the likelihood, the number of latents, capacity, joint training, posterior chains at "
+        "test time and the weight of the image beside the latents do for finding a digit that training never saw?"
     )
     papers = (
         "The papers score by joint densities of an image and a draw of its latents, and vary none of these choices. "
@@ -97,8 +101,11 @@ class Factors(Study):
         "energies by noise contrast, 8,000 steps. Columns are scores, see `lamina.trainers.evaluation.outliers`; "
         "published scores are `chain-joint` and `joint>0`, the second without chains.",
         "`image xW` is `chain-joint` with W times the image's term.",
+        "`capacity`: generator, inference model and energies of other sizes. "
         "`training/joint`: all at once for as many steps, by an inference model, with chains of the prior, and with "
         "energies as small as the recipe for that has them: those of `usual` ran away from their chains in a trial. "
+        "`training/joint-mle`: the same with chains in place of the inference model, which at test time go 200 steps "
+        "from the base prior, and where they end is where all scores are taken. "
         "`chains/30` go 30 steps from the inference model's draw, in place of 5; `chains/from-prior` start from the "
         "base prior, as for models that have no inference model, and then all scores are of where these chains end.",
         "Means over the digits 2, 6 and 8 as anomalies, one seed each: 1,000 of their images among 2,000 held-out ones "
@@ -176,8 +183,8 @@ def _training(choice: _Choice, scale: Scale, data: str) -> dict[str, Any]:
     """Settings of the training of a group."""
     networks = replace(scale.members[0].networks, **choice.networks)
     (settings,) = replace(scale, members=(Member(networks),)).trainings(data)
-    if choice.is_joint:
-        joint = preset(data, scheme="joint-variational")
+    if choice.scheme != "two-stage":
+        joint = preset(data, scheme=choice.scheme)
         networks = replace(networks, energy_hidden=joint.model.energy_hidden)  # larger ones run away from their chains
         num_steps = scale.backbone_steps + scale.energy_steps
         settings = settings_of(replace(joint, model=networks, num_steps=num_steps))
