@@ -3,7 +3,8 @@
 Published code of latent energy-based models moves its chains in one of two ways. One calls `torch.autograd.grad` twice
 in every Langevin step, once for the energies and once for the rest. The other calls `.backward()` on a sum, which also
 works out gradients for all weights, adds them to what is there, and throws them away before learning. Both are written
-out plainly here, around the same networks, losses and optimisers as our own step.
+out plainly here, around the same networks, losses and optimisers as our own step. The weights of convolutions lie as
+PyTorch lays them, which published code leaves alone.
 """
 
 from __future__ import annotations
@@ -169,13 +170,15 @@ def make_steps(networks: Networks, device: torch.device) -> dict[str, Callable[[
     """A training step by name, ours first, each with a model of its own: from the same weights."""
     config = networks.config
 
-    def bench() -> Workbench:
+    def bench(layout: torch.memory_format = torch.preserve_format) -> Workbench:
         model = build_model(config.model, networks.image, seed=SEED).to(device)
+        model = model.to(memory_format=layout)  # type: ignore[call-overload]
         return Workbench(model, config, config.batch_size, torch.Generator(device).manual_seed(SEED))
 
     phase, rows = JointMLEPhase(bench(), config.num_steps), torch.arange(config.batch_size, device=device)
     steps: dict[str, Callable[[Tensor], object]] = {LAMINA: lambda x: phase.step(x, rows, 0)}
-    return steps | {name: PublishedStep(bench(), gradient) for name, gradient in STYLES.items()}
+    plain = torch.contiguous_format
+    return steps | {name: PublishedStep(bench(plain), gradient) for name, gradient in STYLES.items()}
 
 
 def measure(networks: Networks, num_repeats: int, device: torch.device) -> dict[str, list[float]]:

@@ -14,7 +14,7 @@ from lamina.samplers import ParameterError
 from lamina.samplers.checks import check_positive
 
 from .hierarchy import Latents
-from .nets import Event, activation, flat, mlp, zero_last
+from .nets import Event, activation, flat, map_net, mlp, zero_last
 
 
 class Energies(nn.Module, ABC):
@@ -144,7 +144,7 @@ class ConvEnergy(nn.Module):
             layers += [_energy_conv(source, target, halves=halvings > 0), activation(smooth)]
         entries = width * (height >> halvings) * (size >> halvings)
         head = mlp([entries, *hidden, 1], smooth=smooth)
-        self.features = nn.Sequential(*layers, nn.Flatten())
+        self.features = map_net(*layers, nn.Flatten())
         self.net = zero_last(head) if start_at_zero else head
 
     def forward(self, z: Tensor) -> Tensor:

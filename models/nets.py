@@ -36,6 +36,14 @@ def mlp(sizes: Sequence[int], *, smooth: bool = True) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def map_net(*layers: nn.Module) -> nn.Sequential:
+    """Layers of which some are convolutions, whose weights lie with their channels last, and with them all maps.
+
+    On a CPU that takes off from nothing, with many channels and few maps, to nearly half of the time.
+    """
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
 def zero_last(net: nn.Sequential) -> nn.Sequential:
     """Set the last layer to zero, so that the network starts as the zero function."""
     last = net[-1]
@@ -77,17 +85,17 @@ def event_net(source: Event, target: Event, hidden: Sequence[int], *, width: int
         channels = [width * 2**k for k in range(abs(halvings) + 1)]
         if halvings >= 0:
             last = nn.Conv2d(channels[-1], target[0], 3, padding=1)
-            return nn.Sequential(*_halving(source[0], channels, smooth), last)
+            return map_net(*_halving(source[0], channels, smooth), last)
         first = nn.Conv2d(source[0], channels[-1], 3, padding=1)
-        return nn.Sequential(first, *_doubling(channels[::-1], target[0], smooth))
+        return map_net(first, *_doubling(channels[::-1], target[0], smooth))
     if is_map(source):
         channels, coarsest = _to_coarsest(source, width)
         last_linear = nn.Linear(math.prod(coarsest), math.prod(target))
-        return nn.Sequential(*_halving(source[0], channels, smooth), nn.Flatten(), last_linear)
+        return map_net(*_halving(source[0], channels, smooth), nn.Flatten(), last_linear)
     if is_map(target):
         channels, coarsest = _to_coarsest(target, width)
         seed = nn.Linear(math.prod(source), math.prod(coarsest))
-        return nn.Sequential(seed, nn.Unflatten(1, coarsest), *_doubling(channels[::-1], target[0], smooth))
+        return map_net(seed, nn.Unflatten(1, coarsest), *_doubling(channels[::-1], target[0], smooth))
     return mlp([math.prod(source), *hidden, math.prod(target)], smooth=smooth)
 
 

@@ -98,6 +98,20 @@ def test_event_nets_lead_from_any_event_to_any_other(source: Event, target: Even
     assert (nn.Flatten in kinds or nn.Unflatten in kinds) == (len(source) != len(target))
 
 
+def test_maps_lie_with_their_channels_last_and_mean_the_same() -> None:
+    with seeded_init(0):
+        nets = event_net((5,), (3, 28, 28), (), width=4), ConvEnergy((3, 28, 28), (8,), width=4, start_at_zero=False)
+    x = torch.randn(2, 5, generator=seeded())
+    image = nets[0](x)
+    assert image.is_contiguous(memory_format=torch.channels_last)
+    for net, inputs in zip(nets, (x, image), strict=True):
+        usual = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
+        weights = [weight for weight in net.parameters() if weight.ndim == 4]
+        assert len(weights) == sum(weight.ndim == 4 and weight.is_contiguous() for weight in usual.parameters()) > 1
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+        torch.testing.assert_close(net(inputs), usual(inputs.contiguous()))
+
+
 @pytest.mark.parametrize(("image", "channels"), [((3, 32, 32), 1024), ((1, 28, 28), 1024), ((1, 7, 7), 256)], ids=str)
 def test_channels_double_with_every_halving(image: Event, channels: int) -> None:
     with seeded_init(0), torch.device("meta"):
