@@ -113,7 +113,7 @@ class Anomaly(Study):
         sets = {"inliers": ensemble.data.test[:num], "anomalies": place.load(cell.settings["anomalies"]).test[:num]}
         views = ensemble.scores_by_view(sets)
         found = found_by(together(views))
-        first = found_by(together(views[:1]))
+        first = found_by(together([views[0][:1]]))
         return {
             "auprc": found[SCORE].auprc,
             "auroc": found[SCORE].auroc,
@@ -153,8 +153,7 @@ class Anomaly(Study):
         for key, value in by_score.items():
             score, digit, *spread = key.split("/")
             turned["/".join((digit, score, *spread))] = value
-        groups = list(dict.fromkeys(key.partition("/")[0] for key in turned))
-        return f"{first}\n\nBy every score (`joint>1` is that of k = 1):\n\n{table_of(turned, groups)}"
+        return f"{first}\n\nBy every score (`joint>1` is that of k = 1):\n\n{table_of(turned)}"
 
     def pictures(self, summary: Mapping[str, float]) -> Mapping[str, Callable[[Path], None]]:
         """See `Study.pictures`."""

@@ -25,7 +25,7 @@ from lamina.trainers.evaluation import (
 )
 from lamina.trainers.evaluation.measures import Array
 
-from .study import Cell, Place, Preset, called, with_spreads
+from .study import Cell, Place, Preset, called, with_spread, with_spreads
 from .training import Trained, config_of, settings_of, train
 
 _Scores: TypeAlias = Mapping[str, Mapping[str, Array]]
@@ -38,6 +38,9 @@ _BATCH = 500
 _FITS = "fits"
 _NUM_FITS = 2000
 _SEED = 4_000_037
+_STREAMS = 1000
+"""Of random numbers that a training has to itself, at most."""
+
 _DAMAGE_SEED = 5_000_011
 
 NUM_ROWS = 4000
@@ -181,16 +184,13 @@ class Ensemble:
         costs = [member.costs() for member in self.members]
         return {name: sum(cost[name] for cost in costs) for name in costs[0]}
 
-    def scores(self, sets: Mapping[str, Tensor]) -> dict[str, dict[str, Array]]:
-        """Scores of images by set and name, see `lamina.trainers.evaluation.outliers`; higher is more outlying.
+    def scores_by_view(self, sets: Mapping[str, Tensor], draws: Draws = DRAWS) -> Views:
+        """Scores by each member alone, for `together`; higher is more outlying.
 
         Args:
-            sets: Images by name, (N, *image).
+            sets: Images by name, (N, *image); training images are scored as well, for what has to be fitted.
+            draws: Of latents.
         """
-        return together(self.scores_by_view(sets))
-
-    def scores_by_view(self, sets: Mapping[str, Tensor], draws: Draws = DRAWS) -> Views:
-        """The same by each member alone, for `together`: also of training images, for what has to be fitted."""
         sets = {_FITS: self.data.train[:_NUM_FITS], **sets}
         views: dict[str | None, list[_Scores]] = {}
         for member in self.members:
@@ -270,9 +270,22 @@ def over_seeds_with_picks(values: Mapping[str, Sequence[float]]) -> dict[str, fl
 
 
 def told_picks(summary: Mapping[str, float], before: str) -> str:
-    """Which score was picked for how many seeds, in words, with a preposition before each group."""
-    picks = [(*key.split("/")[1:], count) for key, count in summary.items() if key.startswith(f"{PICKED}/")]
-    return "; ".join(f"{before} {group} `{score}` for {count:.0f} seeds" for group, score, count in picks)
+    """Which score was picked for how many seeds, in words, with a preposition before each group; and how well it did.
+
+    Args:
+        summary: With `worst_damaged/GROUP`, the worst AUROC of what was picked on damaged images.
+        before: The preposition.
+    """
+    picks: dict[str, list[str]] = {}
+    for key, count in summary.items():
+        if key.startswith(f"{PICKED}/"):
+            _, group, score = key.split("/", 2)
+            picks.setdefault(group, []).append(f"`{score}` for {count:.0f} seeds")
+    return "; ".join(
+        f"{before} {group} {', '.join(found)}, its worst AUROC on damaged images "
+        f"{with_spread(summary, f'worst_damaged/{group}')}"
+        for group, found in picks.items()
+    )
 
 
 def together(views: Views) -> dict[str, dict[str, Array]]:
@@ -363,4 +376,4 @@ def _without_inference(config: TrainConfig) -> TrainConfig:
 
 
 def _generator(trained: Trained, number: int) -> torch.Generator:
-    return torch.Generator(trained.place.device).manual_seed(trained.config.seed + _SEED + number)
+    return torch.Generator(trained.place.device).manual_seed(_SEED + _STREAMS * trained.config.seed + number)

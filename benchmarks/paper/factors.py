@@ -170,8 +170,7 @@ class Factors(Study):
             choice, _, digit = group.rpartition("/")
             if figure == SCORE and choice in _CHOICES:
                 by_digit[f"{digit}/{choice}"] = value
-        digits = table_of(by_digit, list(dict.fromkeys(key.partition("/")[0] for key in by_digit)))
-        return f"{table_of(means, _SCORES)}\n\nBy digit, `{SCORE}`:\n\n{digits}"
+        return f"{table_of(means, _SCORES)}\n\nBy digit, `{SCORE}`:\n\n{table_of(by_digit)}"
 
     def pictures(self, summary: Mapping[str, float]) -> Mapping[str, Callable[[Path], None]]:
         """See `Study.pictures`."""

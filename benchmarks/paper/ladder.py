@@ -177,10 +177,10 @@ class Ladder(Study):
             f"Picked without outliers, `{PICKED}` below: {told_picks(summary, 'by')}. {WITHOUT_NUMBER}",
             table_of(summary, ("without_number",)),
             "Divergence from the base prior by layer, in nats:",
-            _by_first(_by_layer(summary)),
+            table_of(_by_layer(summary)),
         ]
         for measure in _MEASURES:
-            parts += [f"{measure.upper()}:", _by_first(_by_set(summary, measure))]
+            parts += [f"{measure.upper()}:", table_of(_by_set(summary, measure))]
         return "\n\n".join(parts)
 
     def pictures(self, summary: Mapping[str, float]) -> Mapping[str, Callable[[Path], None]]:
@@ -233,8 +233,3 @@ def _parted(group: str) -> tuple[str, str]:
     """`layers-L` and the other set of `layers-L-OTHER`."""
     layers, depth, other = group.split("-", 2)
     return f"{layers}-{depth}", other
-
-
-def _by_first(figures: Mapping[str, float]) -> str:
-    """A table with a column for each name before the first "/"."""
-    return table_of(figures, list(dict.fromkeys(key.partition("/")[0] for key in figures)))

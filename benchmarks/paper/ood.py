@@ -22,6 +22,7 @@ from .detecting import (
     foreign_sets,
     over_seeds_with_picks,
     short,
+    together,
     told_picks,
 )
 from .jpeg import residue
@@ -104,7 +105,7 @@ class Ood(Study):
         foreign = foreign_sets(cell, place)
         ensemble = Ensemble.trained(cell, place)
         halves = Halves.of(ensemble.data, cell)
-        scores = ensemble.scores(halves.sets(foreign))
+        scores = together(ensemble.scores_by_view(halves.sets(foreign)))
         choice = halves.chosen(scores)
         figures = {f"{PICKED}/{choice.score}": 1.0, "worst_damaged": choice.worst, **ensemble.costs()}
         for name in foreign:
@@ -140,11 +141,10 @@ class Ood(Study):
             if key.startswith("auroc_by/"):  # auroc_by/PAIR/SCORE, where a score may have a k of its own
                 pair, _, score = key.removeprefix("auroc_by/").partition("/")
                 by_score[f"{pair}/{score}"] = value
-        pairs = list(dict.fromkeys(key.partition("/")[0] for key in by_score))
         first = table_of(summary, ("auroc", "auprc", "fpr80", "without_number"))
         return (
             f"Picked without outliers: {told_picks(summary, 'on')}. {WITHOUT_NUMBER}\n\n{first}\n\n"
-            f"AUROC of every score:\n\n{table_of(by_score, pairs)}"
+            f"AUROC of every score:\n\n{table_of(by_score)}"
         )
 
     def pictures(self, summary: Mapping[str, float]) -> Mapping[str, Callable[[Path], None]]:

@@ -137,7 +137,7 @@ class Study(ABC):
 
     def table(self, summary: Mapping[str, float]) -> str:
         """The summary in Markdown: a line for each group, a column for each figure."""
-        return table_of(summary, list(dict.fromkeys(name.partition("/")[0] for name in summary)))
+        return table_of(summary)
 
     def pictures(self, summary: Mapping[str, float]) -> Mapping[str, Callable[[Path], None]]:
         """What draws each picture into a path, by file name."""
@@ -182,13 +182,14 @@ def with_spreads(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return summary
 
 
-def table_of(summary: Mapping[str, float], figures: Sequence[str]) -> str:
-    """A Markdown table of mean and standard deviation: a line for each group, a column for each of these figures.
+def table_of(summary: Mapping[str, float], figures: Sequence[str] | None = None) -> str:
+    """A Markdown table of mean and standard deviation: a line for each group, a column for each figure.
 
     Args:
         summary: Keys `FIGURE/GROUP` and `FIGURE/GROUP/sd`.
-        figures: Names of figures, without "/".
+        figures: Names of figures, without "/"; None: all, in their order.
     """
+    figures = list(dict.fromkeys(key.partition("/")[0] for key in summary)) if figures is None else figures
     keys = [key.partition("/") for key in summary if not key.endswith("/sd")]
     groups = dict.fromkeys(group for figure, _, group in keys if figure in figures)
     rows = [(group, *(with_spread(summary, f"{figure}/{group}") for figure in figures)) for group in groups]

@@ -574,7 +574,8 @@ def test_a_ladder_has_three_layers_or_five_that_all_enter_the_generator() -> Non
 
 def test_figures_of_a_ladder_are_by_depth_other_set_score_and_k() -> None:
     def found(auroc: float, picked: str) -> Figures:
-        return {"auroc/kmnist/ratio>2": auroc, f"picked/{picked}": 1.0, "kl/5": auroc * 2, "without_number/kmnist": 0.0}
+        figures = {"auroc/kmnist/ratio>2": auroc, "kl/5": auroc * 2, "without_number/kmnist": 0.0, "worst_damaged": 0.4}
+        return {**figures, f"picked/{picked}": 1.0}
 
     rows = {f"fmnist/layers-5/seed-{seed}": found(0.5 + seed / 4, f"joint>{seed // 2}") for seed in (0, 1, 2)}
     study = STUDIES["ladder"]
@@ -589,9 +590,15 @@ def test_figures_of_a_ladder_are_by_depth_other_set_score_and_k() -> None:
         "picked/layers-5/joint>1": 1.0,
     }
     table = study.table(summary)
-    assert "by layers-5 `joint>0` for 2 seeds; by layers-5 `joint>1` for 1 seeds." in table
+    picked = "by layers-5 `joint>0` for 2 seeds, `joint>1` for 1 seeds"
+    assert f"{picked}, its worst AUROC on damaged images 0.4 ± 0." in table
     assert "| layers-5/ratio>2 | 0.75 ± 0.25 |" in table
     assert "| layers-5 | 1.5 ± 0.5 |" in table
+
+
+def test_a_score_with_a_k_that_was_picked_is_told() -> None:
+    table = Ood().table({"picked/fmnist/joint/0": 2.0, "worst_damaged/fmnist": 0.75, "auroc/fmnist-mnist": 0.5})
+    assert "on fmnist `joint/0` for 2 seeds, its worst AUROC on damaged images 0.75." in table
 
 
 # --- sets and classes that a study was not made with ---

@@ -146,7 +146,8 @@ def test_an_image_without_a_number_is_as_outlying_as_can_be(toy: Any, config: Tr
     scorer = Scorer.fit(toy.model, config, image(0, 0, 50), generator=seeded(), num_draws=1, num_steps=3)
     near, far = image(0.4, -0.9, 60), image(1e200, -1e200, 3)
     fitted, found = ({k: v.numpy() for k, v in scorer(x, generator=seeded(1)).items()} for x in (near, far))
-    assert all((found[name] == np.inf).all() for name in ("joint/0", "bound/0", "chain-joint"))
+    names = ("joint/0", "bound/0", "chain-joint", "ratio/1", "joint-ratio/1")
+    assert all((found[name] == np.inf).all() for name in names)
     assert (share_without_number(fitted), share_without_number(found)) == (0, 1)
     assert not any(np.isnan(values).any() for values in found.values())
     mixed = {name: np.r_[values, found[name]] for name, values in fitted.items()}
@@ -159,7 +160,9 @@ def test_an_image_without_a_number_is_as_outlying_as_can_be(toy: Any, config: Tr
 def test_without_an_inference_model_there_are_no_bounds(toy: Any, config: TrainConfig) -> None:
     joint = replace(config, scheme="joint-mle")
     scorer = Scorer.fit(toy.model, joint, image(0, 0, 50), generator=seeded(), num_draws=2, num_steps=3)
-    names = set(scorer(image(0, 0, 5), generator=seeded(1)))
+    scores = scorer(image(0, 0, 5), generator=seeded(1))
+    assert torch.equal(scores["chain-joint"], scores["joint/0"])  # there is one chain, not another from its end
+    names = set(scores)
     of_the_joint = {"joint/0", "joint/1", "joint-ratio/1", "chain-joint", "prior", "energy", "independence"}
     assert names == of_the_joint | {"reconstruction", "unexplained"}
 

@@ -182,14 +182,16 @@ class Scorer:
         for name in list(means):
             kind, _, k = name.partition("/")
             if kind in ratios and k != "0":
-                means[f"{ratios[kind]}/{k}"] = means[name] - means[f"{kind}/0"]
+                ratio, is_number = means[name] - means[f"{kind}/0"], means[f"{kind}/0"].isfinite()
+                means[f"{ratios[kind]}/{k}"] = torch.where(is_number, ratio, torch.inf)
         return {name: torch.where(values.isnan(), torch.inf, values) for name, values in means.items()}
 
     def _once(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The scores at one draw of every layer."""
         model, base = self.model, self.model.prior.base
         scores: dict[str, Tensor] = {}
-        if has_inference(model, self.config):
+        is_inferred = has_inference(model, self.config)
+        if is_inferred:
             assert model.inference is not None
             z, log_q = model.inference.draw(x, generator=generator)
             for k in range(base.depth):
@@ -206,7 +208,7 @@ class Scorer:
             scores[f"joint/{k}"] = -joint_log_density(model, x, sampler.draw(z, generator=generator))
         if not self.num_steps:
             return scores
-        refined = self.posterior.draw(z, x, generator=generator)
+        refined = self.posterior.draw(z, x, generator=generator) if is_inferred else z
         scores["chain-joint"] = -joint_log_density(model, x, refined)
         scores["prior"] = model.prior.energy_z(refined)
         scores["reconstruction"] = (model.likelihood.mean(refined) - x).square().flatten(1).mean(1)

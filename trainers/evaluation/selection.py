@@ -27,14 +27,14 @@ from .outliers import Detection, detections
 
 @dataclass(frozen=True)
 class Typicality:
-    """How far a row's scores, all at once, are from those of held-out images of the training distribution.
+    """How far a row's scores, all at once, are from those of images of the training distribution.
 
     The squared Mahalanobis distance of the vector of scores. It has two sides: an image that is likelier than data
     are is as suspect as one that is less likely.
 
     Attributes:
         names: Of the scores it uses: ratios are left out, as differences of others.
-        centre: Their mean over the held-out images, (S,).
+        centre: Their mean over these, (S,).
         precision: Inverse of their covariance, shrunk, (S, S).
 
     Source: Morningstar et al. (AISTATS 2021), arXiv 2006.09273. Differs: one Gaussian in place of kernel density
@@ -47,7 +47,7 @@ class Typicality:
 
     @staticmethod
     def fit(scores: Mapping[str, Array]) -> Typicality:
-        """From scores of held-out images that nothing else is measured on.
+        """From scores of images of the training distribution that nothing else is measured on.
 
         Raises:
             MissingExtraError: Without scikit-learn.
@@ -83,7 +83,7 @@ class Combination:
     what one of them finds the others miss.
 
     Attributes:
-        ordered: Scores of held-out images, by name, (N,) each, ascending.
+        ordered: Scores of images of the training distribution, by name, (N,) each, ascending.
 
     Source: the harmonic mean of p-values, for tests that depend on each other (Good 1958, Journal of the American
     Statistical Association 53; Wilson 2019, PNAS 116).
