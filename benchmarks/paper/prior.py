@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from lamina.trainers.evaluation import PARTS, Budget
 
-from .generation import OURS, SCALES, configuration
+from .generation import BY_CONTRAST, OURS, SCALES, configuration
 from .pictures import bars, curves
 from .samples import FLOOR
 from .study import Cell, Figures, Place, Preset, Study, by_step, over_seeds, table_of
@@ -46,7 +46,7 @@ class _Scale:
         num_long_chains: As many as a batch has images: those of groups whose chains persist are no more.
     """
 
-    groups: Sequence[str] = (OURS, "single", "joint-mle", "published")
+    groups: Sequence[str] = (OURS, BY_CONTRAST, "single", "joint-mle", "published")
     num_long_steps: int = 2500
     num_long_chains: int = 100
 
@@ -64,6 +64,7 @@ class Prior(Study):
     | group | what |
     | --- | --- |
     | `joint` | the joint EBM prior in two stages |
+    | `joint-nce` | the same, but that the energies learn by noise contrast, without chains |
     | `single` | one layer with an EBM prior, in two stages |
     | `joint-mle` | the joint EBM prior learnt at once, with adjusted chains for prior and posterior, which persist |
     | `published` | the published procedure: 60 and 40 unadjusted steps from noise, in z |
@@ -100,7 +101,8 @@ class Prior(Study):
         "`two_sample_*` the accuracy of a classifier, 0.5 where it cannot tell them apart. `nearer_than_*` is on how "
         "many seeds the EBM prior has the smaller kernel distance.",
         "`start` and `short` are where chains of training start and end: in two stages and in `joint-mle` they go on "
-        "from where training left them, in the published procedure they start from noise. `long` is 2,500 steps "
+        "from where training left them, in the published procedure they start from noise, and where training had "
+        "none, in `joint-nce`, from the base prior. `long` is 2,500 steps "
         "later, `drawn` what samples are made of, `reference` the ends of long adjusted chains at the same energies, "
         "whose largest R-hat is `reference_rhat`. `kernel_to_reference_*` and `two_sample_to_reference_*` compare with "
         "the latter.",

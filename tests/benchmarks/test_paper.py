@@ -524,7 +524,7 @@ def test_sets_of_latents_have_lines_of_their_own_and_seeds_are_counted_where_the
 def test_models_of_the_prior_study_are_those_of_generation() -> None:
     theirs = {cell.group: cell.settings.get("training") for cell in Generation().cells("cpu", (0,))}
     ours = {cell.group: cell.settings for cell in Prior().cells("cpu", (0,))}
-    assert list(ours) == [f"mnist/{group}" for group in ("joint", "single", "joint-mle", "published")]
+    assert list(ours) == [f"mnist/{group}" for group in ("joint", "joint-nce", "single", "joint-mle", "published")]
     for group, settings in ours.items():
         assert settings["training"] == theirs[group]
         assert settings["num_long_chains"] <= settings["training"]["batch_size"]
