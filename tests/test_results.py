@@ -105,6 +105,7 @@ def test_other_data_sets_are_told_apart_as_well_as_is_the_goal() -> None:
 
 
 def test_held_out_digits_are_found_better_than_by_the_paper_but_for_one() -> None:
+    """On average; of two seeds 7 is found as well as by the paper."""
     figures = summary("anomaly.json")
     ahead = {key.rpartition("/")[2] for key, value in figures.items() if key.startswith("ahead_of_jebm/") and value}
     assert ahead >= {"1", "4", "7", "9"}

@@ -104,8 +104,8 @@ class Factors(Study):
         "`capacity`: generator, inference model and energies of other sizes. "
         "`training/joint`: all at once for as many steps, by an inference model, with chains of the prior, and with "
         "energies as small as the recipe for that has them: those of `usual` ran away from their chains in a trial. "
-        "`training/joint-mle`: the same with chains in place of the inference model, which at test time go 200 steps "
-        "from the base prior, and where they end is where all scores are taken. "
+        "`training/joint-mle`: half as many steps, with chains in place of the inference model, which at test time go "
+        "200 steps from the base prior, and where they end is where all scores are taken. "
         "`chains/30` go 30 steps from the inference model's draw, in place of 5; `chains/from-prior` start from the "
         "base prior, as for models that have no inference model, and then all scores are of where these chains end.",
         "Means over the digits 2, 6 and 8 as anomalies, one seed each: 1,000 of their images among 2,000 held-out ones "
@@ -185,7 +185,7 @@ def _training(choice: _Choice, scale: Scale, data: str) -> dict[str, Any]:
     if choice.scheme != "two-stage":
         joint = preset(data, scheme=choice.scheme)
         networks = replace(networks, energy_hidden=joint.model.energy_hidden)  # larger ones run away from their chains
-        num_steps = scale.backbone_steps + scale.energy_steps
+        num_steps = (scale.backbone_steps + scale.energy_steps) // (2 if choice.scheme == "joint-mle" else 1)
         settings = settings_of(replace(joint, model=networks, num_steps=num_steps))
     return settings
 
