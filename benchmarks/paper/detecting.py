@@ -212,9 +212,9 @@ class Halves(NamedTuple):
     kept: Tensor
 
     @staticmethod
-    def of(data: ImageData, cell: Cell) -> Halves:
-        """Of a data set's images for testing, as many as the cell has rows."""
-        num = cell.settings["num_rows"]
+    def of(cell: Cell, place: Place) -> Halves:
+        """Of images for testing of what a cell learns, as many as it has rows."""
+        data, num = _learnt(cell, place), cell.settings["num_rows"]
         seen, kept = data.test[: num // 2], data.test[num // 2 : num]
         generator = torch.Generator().manual_seed(cell.seed + _DAMAGE_SEED)
         damaged = damaged_sets(seen, generator=generator)
@@ -222,36 +222,37 @@ class Halves(NamedTuple):
 
     def sets(self, foreign: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All that is scored: "ours", seen by the rule, "theirs", which are kept, damaged ones and outliers."""
-        return {"ours": self.seen, "theirs": self.kept, **self.damaged, **self.equal(foreign)}
-
-    def equal(self, foreign: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outliers, no more of each set than of images that are kept."""
-        return {name: rows[: len(self.kept)] for name, rows in foreign.items()}
+        return {"ours": self.seen, "theirs": self.kept, **self.damaged, **foreign}
 
     def chosen(self, scores: Mapping[str, Mapping[str, Array]]) -> Choice:
         """What the rule picks by scores of `sets`."""
         return choose(scores["ours"], {kind: scores[kind] for kind in self.damaged})
 
 
-def foreign_sets(cell: Cell, place: Place) -> dict[str, Tensor]:
-    """The outliers that a cell names, (N, *image) of each.
+def foreign_sets(cell: Cell, place: Place, halves: Halves) -> dict[str, Tensor]:
+    """The outliers that a cell names, (N, *image) of each, no more than of images that are kept.
 
     Args:
-        cell: Its settings hold "trainings", "outliers" and "num_rows".
+        cell: Its settings hold "trainings" and "outliers".
         place: Of the cell.
+        halves: What they are told from.
 
     Raises:
         DataError: If a set is not found.
         ParameterError: If it cannot serve.
     """
-    num = cell.settings["num_rows"]
-    data = place.load(cell.settings["trainings"][0]["data"])
+    data = _learnt(cell, place)
     found = {}
     for name in cell.settings["outliers"]:
         others = place.load(name)
         data.check_outliers(others)
-        found[name] = others.outliers(num - num // 2)
+        found[name] = others.outliers(len(halves.kept))
     return found
+
+
+def _learnt(cell: Cell, place: Place) -> ImageData:
+    """What the first model of a cell learns, which sees images as they are."""
+    return place.load(cell.settings["trainings"][0]["data"])
 
 
 def short(name: str) -> str:

@@ -138,9 +138,9 @@ class Ladder(Study):
 
     def run(self, cell: Cell, place: Place) -> Figures:
         """See `Study.run`."""
-        foreign = foreign_sets(cell, place)
+        halves = Halves.of(cell, place)
+        foreign = foreign_sets(cell, place, halves)
         ensemble = Ensemble.trained(cell, place)
-        halves = Halves.of(ensemble.data, cell)
         ((found,),) = ensemble.scores_by_view(halves.sets(foreign), Draws(**cell.settings["draws"]))
         scores = {name: _hierarchical(values) for name, values in found.items()}
         choice = halves.chosen(scores)

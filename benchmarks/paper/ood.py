@@ -102,9 +102,9 @@ class Ood(Study):
 
     def run(self, cell: Cell, place: Place) -> Figures:
         """See `Study.run`; outliers that cannot be had are refused before anything is trained."""
-        foreign = foreign_sets(cell, place)
+        halves = Halves.of(cell, place)
+        foreign = foreign_sets(cell, place, halves)
         ensemble = Ensemble.trained(cell, place)
-        halves = Halves.of(ensemble.data, cell)
         scores = together(ensemble.scores_by_view(halves.sets(foreign)))
         choice = halves.chosen(scores)
         figures = {f"{PICKED}/{choice.score}": 1.0, "worst_damaged": choice.worst, **ensemble.costs()}
@@ -115,7 +115,7 @@ class Ood(Study):
             figures |= {f"{measure}/{other}": value for measure, value in found[choice.score]._asdict().items()}
             figures |= {f"auroc_by/{other}/{score}": one.auroc for score, one in found.items()}
             if len(halves.kept[0]) == 3:
-                control = detection(residue(halves.kept), residue(halves.equal(foreign)[name]))
+                control = detection(residue(halves.kept), residue(foreign[name]))
                 figures[f"auroc_by/{other}/jpeg-alone"] = control.auroc
         return figures
 
