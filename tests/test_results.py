@@ -112,6 +112,22 @@ def test_held_out_digits_are_found_better_than_by_the_paper_but_for_one() -> Non
     assert figures["auprc/5/mean"] > 0.96
 
 
+def test_chains_stay_in_the_law_that_noise_contrast_teaches_and_leave_what_short_chains_do() -> None:
+    figures = summary("prior.json")
+    data = figures["frechet/mnist/joint/data"]
+    assert figures["frechet_after_2500/mnist/joint-nce"] < 1.5 * data < figures["frechet_after_2500/mnist/joint"] / 3
+    assert figures["reference_rhat/mnist/joint-nce"] < 1.1 < figures["reference_rhat/mnist/joint"]
+    priors = [figures[f"two_sample_joint/mnist/{group}"] for group in ("joint-nce/ebm", "joint-nce/base", "joint/ebm")]
+    assert priors == sorted(priors)
+
+
+def test_an_image_is_best_heard_in_all_layers_of_a_ladder() -> None:
+    figures = {key: value for key, value in summary("ladder.json").items() if re.fullmatch("auroc/.*>[0-9]", key)}
+    for group in {key.split("/")[1] for key in figures}:
+        best = max((key for key in figures if key.split("/")[1] == group), key=lambda key: figures[key])
+        assert best.endswith(("bound>0", "joint>0"))
+
+
 @pytest.mark.parametrize("name", MATRICES)
 def test_every_case_of_the_exactness_matrix_passed(name: str) -> None:
     content = json.loads((RESULTS / name).read_text())
