@@ -72,7 +72,6 @@ _CHOICES: Mapping[str, _Choice] = {
     "capacity/200": _Choice({"hidden": (200, 200), "energy_hidden": (200, 200)}),
     "capacity/1000": _Choice({"hidden": (1000, 1000), "energy_hidden": (800, 800, 800)}),
     "training/joint": _Choice(scheme="joint-variational"),
-    "training/joint-mle": _Choice(scheme="joint-mle", draws=Draws(num=1, num_steps=200)),
     "chains/30": _Choice(draws=Draws(num=1, num_steps=30)),
     "chains/from-prior": _Choice(draws=Draws(num=1, num_steps=30, from_prior=True)),
 }
@@ -104,8 +103,6 @@ class Factors(Study):
         "`capacity`: generator, inference model and energies of other sizes. "
         "`training/joint`: all at once for as many steps, by an inference model, with chains of the prior, and with "
         "energies as small as the recipe for that has them: those of `usual` ran away from their chains in a trial. "
-        "`training/joint-mle`: half as many steps, with chains in place of the inference model, which at test time go "
-        "200 steps from the base prior, and where they end is where all scores are taken. "
         "`chains/30` go 30 steps from the inference model's draw, in place of 5; `chains/from-prior` start from the "
         "base prior, as for models that have no inference model, and then all scores are of where these chains end.",
         "Means over the digits 2, 6 and 8 as anomalies, one seed each: 1,000 of their images among 2,000 held-out ones "
@@ -185,7 +182,7 @@ def _training(choice: _Choice, scale: Scale, data: str) -> dict[str, Any]:
     if choice.scheme != "two-stage":
         joint = preset(data, scheme=choice.scheme)
         networks = replace(networks, energy_hidden=joint.model.energy_hidden)  # larger ones run away from their chains
-        num_steps = (scale.backbone_steps + scale.energy_steps) // (2 if choice.scheme == "joint-mle" else 1)
+        num_steps = scale.backbone_steps + scale.energy_steps
         settings = settings_of(replace(joint, model=networks, num_steps=num_steps))
     return settings
 
