@@ -4,7 +4,8 @@
 // The text is compiled behind the native engine's runtime.hpp, whose vectors, elementary functions and generator it
 // uses, and calls `ALGORITHM<DENSITY>`. What a general program cannot know is made use of: gradients are simplified by
 // hand, decisions are made in float32, moves are counted instead of adding up their probabilities, divergences are not
-// told, weights are not scaled, since no energy here is far from any other, and no number of the generator is left over.
+// told, weights are not scaled, since no energy here is far from any other, and words of the generator come in pairs,
+// of which what one step or leaf leaves over serves the next.
 
 namespace {
 
@@ -90,7 +91,9 @@ INLINE F uniform_of(U word) {
 }
 
 // A uniform number for a decision, one in each step.
-INLINE F uniform_in(Draws& draws, int64_t step) { return uniform_of(step % 2 == 0 ? refilled(draws, step) : draws.spare); }
+INLINE F uniform_in(Draws& draws, int64_t step) {
+    return uniform_of(step % 2 == 0 ? refilled(draws, step) : draws.spare);
+}
 
 // Whether to accept; never where the log ratio is NaN.
 INLINE B accepts(F log_ratio, Draws& draws, int64_t step) { return uniform_in(draws, step) < exp_(log_ratio); }

@@ -182,8 +182,8 @@ class Scorer:
         for name in list(means):
             kind, _, k = name.partition("/")
             if kind in ratios and k != "0":
-                ratio, is_number = means[name] - means[f"{kind}/0"], means[f"{kind}/0"].isfinite()
-                means[f"{ratios[kind]}/{k}"] = torch.where(is_number, ratio, torch.inf)
+                whole = means[f"{kind}/0"]
+                means[f"{ratios[kind]}/{k}"] = torch.where(whole.isfinite(), means[name] - whole, torch.inf)
         return {name: torch.where(values.isnan(), torch.inf, values) for name, values in means.items()}
 
     def _once(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
